@@ -1,0 +1,36 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+RUN := .venv/bin/python
+CORES := $(shell nproc 2>/dev/null || echo 2)
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# uv installs in seconds; it does not read pip's settings, so a wheel folder set for pip is handed on.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install -q uv
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" .venv/bin/uv pip install -q --python $(RUN) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: .venv/installed ## Make .venv with the pinned dependencies (every target does it when needed)
+
+parity: setup ## Train DeltaNet and Mamba with either eigenvalue range on parity; table and picture
+	@$(RUN) -m lrnn.parity --workers $(CORES)
+
+tensorboard: setup ## Open the runs in TensorBoard
+	@.venv/bin/tensorboard --logdir runs
+
+test: setup ## Run the tests
+	@$(RUN) -m pytest
+
+lint: setup ## Check style and types
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+
+format: setup ## Rewrite the code in the project's style
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+.PHONY: help setup parity tensorboard test lint format

@@ -1,0 +1,53 @@
+"""Checkpoints that a run can be resumed from, after Ctrl-C too."""
+
+import signal
+import threading
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class ResumableCheckpoint(ModelCheckpoint):
+    """Keeps `last.ckpt`: every `every_n_steps`, at the end, and when Ctrl-C asks for a stop.
+
+    Ctrl-C lets the step in progress finish, so that the checkpoint holds a whole number of steps; a second
+    Ctrl-C stops at once.
+    """
+
+    def __init__(self, dirpath: str, every_n_steps: int):
+        super().__init__(
+            dirpath=dirpath, filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False
+        )
+        self._stop_asked = False
+        self._previous_handler: Any = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGINT, self._ask_to_stop)
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        if self._stop_asked:
+            raise KeyboardInterrupt
+        self._stop_asked = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if self._stop_asked and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._save(trainer)
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._save(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().teardown(trainer, pl_module, stage)
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGINT, self._previous_handler)
+            self._previous_handler = None
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(f"{self.dirpath}/last.ckpt")

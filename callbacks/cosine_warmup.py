@@ -1,0 +1,47 @@
+"""Learning rate: linear warm-up, then half a cosine down to a minimum."""
+
+import math
+from typing import Any
+
+import lightning as L
+
+
+class CosineWarmup(L.Callback):
+    """Sets the rate of every parameter group before each step, as a pure function of the step.
+
+    The peak is the rate that the optimizer was made with. There is no state to save, so a resumed run
+    follows the same curve.
+    """
+
+    def __init__(self, warmup: float = 0.1, min_lr: float = 1e-6):
+        """
+        Args:
+            warmup: steps of linear warm-up; below 1, as a fraction of all steps.
+            min_lr: the rate after the last step.
+        """
+        if warmup < 0:
+            raise ValueError(f"schedule.warmup: must be at least 0, got {warmup}")
+        if min_lr < 0:
+            raise ValueError(f"schedule.min_lr: must be at least 0, got {min_lr}")
+        self.warmup = warmup
+        self.min_lr = min_lr
+
+    def rate(self, peak: float, step: int, total: int) -> float:
+        """The rate of the step-th of `total` steps, counted from 0."""
+        warmup = self.warmup * total if self.warmup < 1 else self.warmup
+        if step < warmup:
+            return peak * min(1.0, (step + 1) / warmup)
+        progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
+        return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        total = int(trainer.estimated_stepping_batches)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                peak = group.setdefault("peak_lr", group["lr"])  # saved with the optimizer
+                group["lr"] = self.rate(peak, trainer.global_step, total)
+        pl_module.log("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not math.isfinite(trainer.estimated_stepping_batches):
+            raise ValueError("trainer.max_steps: must be set, the cosine schedule ends with the last step")

@@ -1,0 +1,26 @@
+"""The picture of length generalization: scaled accuracy against sequence length."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from matplotlib.figure import Figure
+
+
+def length_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_trained: int) -> Figure:
+    """One colour a name; a thin line for each of its runs ({length: scaled accuracy}), a thick one for their median."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvspan(0, longest_trained, color="0.92", zorder=0, label=f"trained on (up to {longest_trained})")
+    axes.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
+    for i, (name, runs) in enumerate(curves.items()):
+        lengths = sorted(runs[0])
+        for run in runs:
+            axes.plot(lengths, [run[n] for n in lengths], color=f"C{i}", linewidth=0.7, alpha=0.5)
+        middle = [median(run[n] for run in runs) for n in lengths]
+        axes.plot(lengths, middle, color=f"C{i}", linewidth=2, marker=".", label=name)
+    ticks = sorted({n for runs in curves.values() for n in runs[0] if n & (n - 1) == 0} | {longest_trained})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes.set(xlabel="sequence length", ylabel="scaled accuracy", ylim=(-0.3, 1.05), xlim=(longest_trained * 0.8, None))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

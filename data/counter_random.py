@@ -1,0 +1,35 @@
+"""Counter-based random integers: draw j of sample i is a hash of (seed, i, j).
+
+Samples can be drawn in any order, by any worker or rank, on the CPU or a GPU, and come out the same.
+"""
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def random_integers(seed: int, index: Tensor, draws: int, low: int, high: int) -> Tensor:
+    """Integers in [low, high], (len(index), draws): `draws` for each sample named in index (B,)."""
+    if not 0 < high - low + 1 <= 2**31:
+        raise ValueError(f"random_integers: needs low <= high, got {low} and {high}")
+    key = _mix(_mix(torch.tensor(seed, device=index.device)) + index)  # (B,)
+    counter = torch.arange(1, draws + 1, device=index.device) * _signed(_GOLDEN)
+    bits = _shift_right(_mix(key[:, None] + counter), 33)  # 31 random bits
+    return low + ((bits * (high - low + 1)) >> 31)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64 (Steele et al. 2014); int64 products wrap."""
+    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: int64 has only an arithmetic one."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(constant: int) -> int:
+    return constant - (1 << 64) if constant >= 1 << 63 else constant

@@ -1,0 +1,1 @@
+"""Linear RNNs whose state-transition eigenvalues may be negative."""

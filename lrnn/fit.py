@@ -1,0 +1,116 @@
+"""Train one model: python -m lrnn.fit --config conf/parity.yaml [--key=value ...]
+
+The command line is LightningCLI: every option is an argument of a class, `--help` lists them,
+`--print_config` shows the resolved configuration, which is also saved in the run's folder.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from callbacks import CosineWarmup, ResumableCheckpoint, StopOnNonFinite, TrainingDivergedError
+from lrnn.models import LinearRNN
+
+
+class ConfigError(Exception):
+    """Something in the configuration, the command line or the run's folder that the user must change."""
+
+
+class FitCLI(LightningCLI):
+    """LightningCLI without subcommands, with a run folder."""
+
+    def __init__(self, args: Sequence[str], extra_callbacks: Sequence[L.Callback] = ()):
+        self.extra_callbacks = list(extra_callbacks)
+        super().__init__(
+            LinearRNN,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "prog": "python -m lrnn.fit"},
+            save_config_kwargs={"overwrite": True},  # an existing folder was refused before
+            run=False,
+            args=list(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run_dir", type=str, required=True, help="Folder of the run: logs, checkpoints, results.")
+        parser.add_argument("--resume", type=bool, default=False, help="Go on from the run folder's last checkpoint.")
+        parser.add_argument("--checkpoint_every", type=int, default=1000, help="Optimizer steps between checkpoints.")
+        parser.add_lightning_class_args(CosineWarmup, "schedule")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        run_dir, every = Path(self.config.run_dir), self.config.checkpoint_every
+        if every < 1:
+            raise ConfigError(f"checkpoint_every: must be at least 1, got {every}")
+        if self.config.resume and not self.checkpoint.is_file():
+            raise ConfigError(f"resume: there is no checkpoint {self.checkpoint}")
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it may have made the folder by now
+        if first and not self.config.resume and run_dir.exists():
+            raise ConfigError(f"run_dir: {run_dir} exists; choose another folder, or continue it with --resume=true")
+
+    @property
+    def checkpoint(self) -> Path:
+        return Path(self.config.run_dir, "checkpoints", "last.ckpt")
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        trainer = self.config.trainer
+        callbacks = [StopOnNonFinite(), ResumableCheckpoint(str(self.checkpoint.parent), self.config.checkpoint_every)]
+        if trainer.enable_progress_bar is not False and sys.stdout.isatty():
+            callbacks.append(RichProgressBar())
+        self.trainer_defaults = {"callbacks": [*callbacks, *self.extra_callbacks]}  # added to the configured ones
+        if trainer.logger is None:
+            kwargs["logger"] = TensorBoardLogger(save_dir=self.config.run_dir, name="", version="")
+        return super().instantiate_trainer(**kwargs)
+
+
+def fit(args: Sequence[str], extra_callbacks: Sequence[L.Callback] = ()) -> FitCLI:
+    """Train as the arguments say. Raises ConfigError before the first step if they don't fit together."""
+    try:
+        cli = FitCLI(args, extra_callbacks)
+        checkpoint = cli.checkpoint if cli.config.resume else None
+        if checkpoint:
+            check_same_model(checkpoint, cli.model)
+    except (ArgumentError, ValueError, OSError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
+        raise ConfigError(one_line(str(error))) from error
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
+    return cli
+
+
+def check_same_model(path: Path, model: LinearRNN) -> None:
+    """Refuse to continue a checkpoint of another model, or with other hyperparameters."""
+    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if saved["architecture"] != type(model).__name__:
+        raise ConfigError(f"model: {path} holds a {saved['architecture']}, the configuration a {type(model).__name__}")
+    for key, value in model.hparams.items():
+        if saved["hyper_parameters"].get(key) != value:
+            raise ConfigError(
+                f"model.{key}: {path} has {saved['hyper_parameters'].get(key)}, the configuration {value}"
+            )
+
+
+def one_line(message: str) -> str:
+    return " ".join(message.split())
+
+
+def main() -> None:
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    try:
+        fit(sys.argv[1:])
+    except (ConfigError, TrainingDivergedError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What all architectures share: embedding, pre-norm residual blocks, final norm, head.
+
+A mixer maps (x, state) to (y, state): x and y are (B, T, width) for any T >= 1, and a state of None means
+the start of the sequence. So the same call trains on whole sequences, reads a long one piece by piece,
+and decodes one token at a time.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MixerState = tuple[Tensor, ...]
+
+
+class ShortConvolution(nn.Module):
+    """Causal depthwise convolution over the last `kernel_size` tokens, per channel.
+
+    Weight (channels, kernel_size), its last tap on the current token; state (B, kernel_size - 1, channels).
+    """
+
+    def __init__(self, channels: int, kernel_size: int, bias: bool = False):
+        super().__init__()
+        if kernel_size < 1:
+            raise ValueError(f"model.conv_size: must be 0 (no convolution) or more, got {kernel_size}")
+        bound = kernel_size**-0.5  # torch's own Conv1d initialisation for one channel a group
+        self.weight = nn.Parameter(torch.empty(channels, kernel_size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound)) if bias else None
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        taps = self.weight.shape[1]
+        if state is None:
+            state = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
+        x = torch.cat([state, x], dim=1)  # (B, taps - 1 + T, channels)
+        T = x.shape[1] - taps + 1
+        # a sum of shifted products: on a CPU faster than conv1d, which wants channels first
+        y = x[:, taps - 1 :] * self.weight[:, -1]
+        for i in range(taps - 1):
+            y = y + x[:, i : i + T] * self.weight[:, i]
+        if self.bias is not None:
+            y = y + self.bias
+        return y, x[:, T:]
+
+
+class SwiGLU(nn.Module):
+    """Gated MLP: down(SiLU(gate(x)) * up(x))."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)) where the architecture has an MLP."""
+
+    def __init__(self, mixer: nn.Module, width: int, mlp_width: int | None, norm_eps: float):
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(width, eps=norm_eps)
+        self.mixer = mixer
+        self.mlp = (
+            None if mlp_width is None else nn.Sequential(nn.RMSNorm(width, eps=norm_eps), SwiGLU(width, mlp_width))
+        )
+
+    def forward(self, x: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
+        y, state = self.mixer(self.mixer_norm(x), state)
+        x = x + y
+        if self.mlp is not None:
+            x = x + self.mlp(x)
+        return x, state
+
+
+class Backbone(nn.Module):
+    """tokens (B, T) -> logits (B, T, vocab_size), and the state of every block."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        width: int,
+        layers: int,
+        make_mixer: Callable[[], nn.Module],
+        mlp_width: int | None = None,
+        norm_eps: float = 1e-6,
+    ):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.blocks = nn.ModuleList(Block(make_mixer(), width, mlp_width, norm_eps) for _ in range(layers))
+        self.norm = nn.RMSNorm(width, eps=norm_eps)
+        self.head = nn.Linear(width, vocab_size, bias=False)
+
+    def forward(self, tokens: Tensor, state: list[MixerState] | None = None) -> tuple[Tensor, list[MixerState]]:
+        x = self.embedding(tokens)
+        new_state = []
+        for i, block in enumerate(self.blocks):
+            x, block_state = block(x, None if state is None else state[i])
+            new_state.append(block_state)
+        return self.head(self.norm(x)), new_state

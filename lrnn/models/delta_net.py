@@ -1,0 +1,112 @@
+"""DeltaNet (Yang et al. 2024b): a state that reflects, so that one layer can keep a parity.
+
+q, k, v = SiLU(conv(W x))        |q| = |k| = 1, q scaled by d_head^-1/2
+beta    = s * sigmoid(w_beta x)  s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1) (paper, Figure 13)
+y       = W_o RMSNorm(delta_rule(q, k, v, beta))
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrnn.models.backbone import MixerState, ShortConvolution
+from lrnn.models.linear_rnn import LinearRNN
+from lrnn.ops import delta_rule, range_scale
+
+
+class DeltaNetMixer(nn.Module):
+    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and S (B, heads, d_head, d_head)."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        eigenvalue_range: Sequence[float],
+        conv_size: int = 4,
+        gate_saturation: float = 0.0,
+        norm_eps: float = 1e-6,
+    ):
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
+        if gate_saturation < 0:
+            raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
+        self.heads = heads
+        self.beta_scale = range_scale(eigenvalue_range)
+        self.gate_saturation = gate_saturation
+        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        self.beta_proj = nn.Linear(width, heads, bias=False)
+        self.conv = ShortConvolution(3 * width, conv_size) if conv_size else None
+        self.norm = nn.RMSNorm(width // heads, eps=norm_eps)
+        self.out_proj = nn.Linear(width, width, bias=False)
+
+    def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+        conv_state, S = state if state is not None else (None, None)
+        qkv = self.qkv_proj(x)
+        if self.conv is None:
+            conv_state = qkv[:, :0]
+        else:
+            qkv, conv_state = self.conv(qkv, conv_state)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in F.silu(qkv).chunk(3, dim=-1))
+        q = F.normalize(q.float(), dim=-1) * q.shape[-1] ** -0.5
+        k = F.normalize(k.float(), dim=-1)
+        logits = self.beta_proj(x).float()
+        if self.training and self.gate_saturation:
+            logits = _SaturateGate.apply(logits, self.gate_saturation)
+        beta = self.beta_scale * torch.sigmoid(logits)
+        o, S = delta_rule(q, k, v, beta, S)  # o (B, T, heads, d_head)
+        return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
+
+
+class _SaturateGate(torch.autograd.Function):
+    """Identity on gate logits z whose gradient adds that of strength * mean(log sigmoid(z) + log sigmoid(-z)).
+
+    Minimising this pushes every gate towards 0 or 1, at a rate that does not fade as the gate closes, until
+    |z| passes 18, where the float32 sigmoid is exactly 1, or 0 to within 2e-8. Transition eigenvalues then sit
+    on the end points of their range: a state neither decays nor drifts, however long the sequence.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, strength: float) -> Tensor:
+        ctx.save_for_backward(z)
+        ctx.strength = strength
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, None]:
+        (z,) = ctx.saved_tensors
+        push = torch.where(z.abs() < 18, torch.tanh(z / 2), 0)
+        return dz - ctx.strength / z.numel() * push, None
+
+
+class DeltaNet(LinearRNN):
+    """DeltaNet with transition eigenvalues in (0, 1) or (-1, 1)."""
+
+    def __init__(
+        self,
+        eigenvalue_range: tuple[float, float] = (-1, 1),
+        width: int = 128,
+        heads: int = 4,
+        conv_size: int = 4,
+        gate_saturation: float = 0.0,
+        norm_eps: float = 1e-6,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            eigenvalue_range: of the state transitions, [0, 1] or [-1, 1].
+            width: of the residual stream.
+            heads: number of heads; divides the width.
+            conv_size: tokens seen by the short convolution on q, k and v; 0 for none.
+            gate_saturation: strength of the push of beta towards the ends of its range (see `_SaturateGate`).
+            norm_eps: epsilon of the RMS norms.
+        """
+
+        def make_mixer() -> DeltaNetMixer:
+            return DeltaNetMixer(width, heads, eigenvalue_range, conv_size, gate_saturation, norm_eps)
+
+        super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
+        self.save_hyperparameters()

@@ -1,0 +1,104 @@
+"""The LightningModule that every architecture extends: loss, optimizer, decoding."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrnn.models.backbone import Backbone, MixerState
+
+
+class LinearRNN(L.LightningModule):
+    """A backbone trained on (inputs, labels) by cross-entropy; label -100 is not scored.
+
+    An architecture is a subclass that hands over `make_mixer`, which makes a block's mixer, and says what
+    its own options mean.
+    """
+
+    def __init__(
+        self,
+        make_mixer: Callable[[], nn.Module],
+        *,
+        vocab_size: int = 3,
+        width: int = 128,
+        layers: int = 2,
+        mlp_width: int | None = None,
+        norm_eps: float = 1e-6,
+        init_std: float | None = None,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ):
+        """
+        Args:
+            make_mixer: makes the mixer of one block.
+            vocab_size: number of tokens.
+            width: of the residual stream.
+            layers: number of blocks.
+            mlp_width: hidden width of the SwiGLU MLP after each mixer; no MLP when absent.
+            norm_eps: epsilon of the RMS norms.
+            init_std: standard deviation of the normal initialisation of all linear and embedding weights;
+                PyTorch's own initialisation when absent.
+            learning_rate: AdamW's peak rate.
+            weight_decay: of matrices; norms, biases, embeddings, A_log and D get none.
+            betas: AdamW's decay rates of the two moments.
+        """
+        super().__init__()
+        for name, value in (("vocab_size", vocab_size), ("width", width), ("layers", layers)):
+            if value < 1:
+                raise ValueError(f"model.{name}: must be at least 1, got {value}")
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.betas = betas
+        self.backbone = Backbone(vocab_size, width, layers, make_mixer, mlp_width, norm_eps)
+        if init_std is not None:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.Linear | nn.Embedding):
+                    nn.init.normal_(module.weight, std=init_std)
+
+    def forward(self, tokens: Tensor, state: list[MixerState] | None = None) -> tuple[Tensor, list[MixerState]]:
+        """tokens (B, T), and the state after the tokens before them -> logits (B, T, vocab_size), new state."""
+        return self.backbone(tokens, state)
+
+    def step(self, token: Tensor, state: list[MixerState] | None = None) -> tuple[Tensor, list[MixerState]]:
+        """One token a sequence (B,) -> logits (B, vocab_size), new state; the cost does not depend on the past."""
+        logits, state = self(token[:, None], state)
+        return logits[:, 0], state
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self._loss(self(batch.inputs)[0], batch.labels)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        logits, _ = self(batch.inputs)
+        scored = batch.labels != -100
+        correct = (logits.argmax(-1) == batch.labels)[scored].float().mean()
+        size = int(scored.sum())
+        self.log("val/loss", self._loss(logits, batch.labels), batch_size=size, sync_dist=True)
+        self.log("val/accuracy", correct, batch_size=size, sync_dist=True, prog_bar=True)
+
+    @staticmethod
+    def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        decayed, kept = self.decay_groups()
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=True)
+
+    def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The parameters with and without weight decay."""
+        embedding = self.backbone.embedding.weight
+        decayed: list[nn.Parameter] = []
+        kept: list[nn.Parameter] = []
+        for parameter in self.parameters():
+            exempt = parameter.ndim < 2 or parameter is embedding or getattr(parameter, "no_weight_decay", False)
+            (kept if exempt else decayed).append(parameter)
+        return decayed, kept
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["architecture"] = type(self).__name__

@@ -1,0 +1,101 @@
+"""Mamba (Gu & Dao 2023): a diagonal state whose decay depends on the token.
+
+    u, z     = W_in x                     u = SiLU(conv(u))
+    r, B, C  = W_x u                      dt = softplus(W_dt r + b_dt)
+    y        = W_out ((selective_scan(u, dt, A, B, C) + D u) * SiLU(z))        A = -exp(A_log)
+
+With eigenvalue range (-1, 1) the transition becomes 2 exp(dt A) - 1; the input term stays as it is
+(paper, Figure 11).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrnn.models.backbone import MixerState, ShortConvolution
+from lrnn.models.linear_rnn import LinearRNN
+from lrnn.ops import range_scale, selective_scan
+
+
+class MambaMixer(nn.Module):
+    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and h (B, D, N), D = expand * width."""
+
+    def __init__(
+        self,
+        width: int,
+        state_size: int,
+        eigenvalue_range: Sequence[float],
+        expand: int = 2,
+        conv_size: int = 4,
+        dt_scale: float = 1.0,
+    ):
+        super().__init__()
+        for name, value in (("state_size", state_size), ("expand", expand)):
+            if value < 1:
+                raise ValueError(f"model.{name}: must be at least 1, got {value}")
+        range_scale(eigenvalue_range)  # refuses any other range
+        self.eigenvalue_range = eigenvalue_range
+        channels, dt_rank = expand * width, math.ceil(width / 16)
+        self.splits = [dt_rank, state_size, state_size]
+        self.in_proj = nn.Linear(width, 2 * channels, bias=False)
+        self.conv = ShortConvolution(channels, conv_size, bias=True) if conv_size else None
+        self.x_proj = nn.Linear(channels, sum(self.splits), bias=False)
+        self.dt_weight = nn.Parameter(torch.empty(channels, dt_rank).uniform_(-1, 1) * dt_scale * dt_rank**-0.5)
+        # at first dt is log-uniform in [1e-3, 1e-1]: its bias is the inverse of softplus there
+        dt = torch.exp(torch.empty(channels).uniform_(math.log(1e-3), math.log(1e-1)))
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, state_size + 1)).repeat(channels, 1))
+        self.A_log.no_weight_decay = True  # type: ignore[attr-defined]
+        self.D = nn.Parameter(torch.ones(channels))
+        self.out_proj = nn.Linear(channels, width, bias=False)
+
+    def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+        conv_state, h = state if state is not None else (None, None)
+        u, z = self.in_proj(x).chunk(2, dim=-1)
+        if self.conv is None:
+            conv_state = u[:, :0]
+        else:
+            u, conv_state = self.conv(u, conv_state)
+        u = F.silu(u)
+        r, B, C = self.x_proj(u).split(self.splits, dim=-1)
+        dt = F.softplus(F.linear(r, self.dt_weight).float() + self.dt_bias)
+        A = -torch.exp(self.A_log.float())
+        y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h)
+        return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
+
+
+class Mamba(LinearRNN):
+    """Mamba with transition eigenvalues in (0, 1) or (-1, 1)."""
+
+    def __init__(
+        self,
+        eigenvalue_range: tuple[float, float] = (-1, 1),
+        width: int = 128,
+        state_size: int = 16,
+        expand: int = 2,
+        conv_size: int = 4,
+        dt_scale: float = 1.0,
+        norm_eps: float = 1e-5,
+        **kwargs: Any,
+    ):
+        """
+        Args:
+            eigenvalue_range: of the state transitions, [0, 1] or [-1, 1].
+            width: of the residual stream.
+            state_size: states a channel, N.
+            expand: channels of the state, as a multiple of the width.
+            conv_size: tokens seen by the short convolution; 0 for none.
+            dt_scale: scale of the initial weights that make dt depend on the token. A large one starts training
+                with transitions that already differ from token to token, some of them near -1.
+            norm_eps: epsilon of the RMS norms.
+        """
+
+        def make_mixer() -> MambaMixer:
+            return MambaMixer(width, state_size, eigenvalue_range, expand, conv_size, dt_scale)
+
+        super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
+        self.save_hyperparameters()
