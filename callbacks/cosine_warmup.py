@@ -41,7 +41,3 @@ class CosineWarmup(L.Callback):
                 peak = group.setdefault("peak_lr", group["lr"])  # saved with the optimizer
                 group["lr"] = self.rate(peak, trainer.global_step, total)
         pl_module.log("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not math.isfinite(trainer.estimated_stepping_batches):
-            raise ValueError("trainer.max_steps: must be set, the cosine schedule ends with the last step")

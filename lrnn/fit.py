@@ -54,6 +54,9 @@ class FitCLI(LightningCLI):
         run_dir, every = Path(self.config.run_dir), self.config.checkpoint_every
         if every < 1:
             raise ConfigError(f"checkpoint_every: must be at least 1, got {every}")
+        steps = self.config.trainer.max_steps
+        if steps < 1:
+            raise ConfigError(f"trainer.max_steps: must be at least 1, the schedule ends with it, got {steps}")
         if self.config.resume and not self.checkpoint.is_file():
             raise ConfigError(f"resume: there is no checkpoint {self.checkpoint}")
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it may have made the folder by now
@@ -81,23 +84,24 @@ def fit(args: Sequence[str], extra_callbacks: Sequence[L.Callback] = ()) -> FitC
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None
         if checkpoint:
-            check_same_model(checkpoint, cli.model)
+            check_resumable(checkpoint, cli.model, cli.datamodule)
     except (ArgumentError, ValueError, OSError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
         raise ConfigError(one_line(str(error))) from error
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
     return cli
 
 
-def check_same_model(path: Path, model: LinearRNN) -> None:
-    """Refuse to continue a checkpoint of another model, or with other hyperparameters."""
+def check_resumable(path: Path, model: LinearRNN, datamodule: L.LightningDataModule) -> None:
+    """Refuse to continue a checkpoint of another model, other hyperparameters or other data."""
     saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    if saved["architecture"] != type(model).__name__:
-        raise ConfigError(f"model: {path} holds a {saved['architecture']}, the configuration a {type(model).__name__}")
-    for key, value in model.hparams.items():
-        if saved["hyper_parameters"].get(key) != value:
-            raise ConfigError(
-                f"model.{key}: {path} has {saved['hyper_parameters'].get(key)}, the configuration {value}"
-            )
+    for key, ours in (("model", model), ("data", datamodule)):
+        if saved[key] != type(ours).__name__:
+            raise ConfigError(f"{key}: {path} holds {saved[key]}, the configuration {type(ours).__name__}")
+    for name, value in model.hparams.items():
+        before = saved["hyper_parameters"].get(name)
+        if before != value:
+            raise ConfigError(f"model.{name}: {path} has {before}, the configuration {value}")
+    datamodule.load_state_dict(saved[type(datamodule).__qualname__])  # raises ValueError for another seed
 
 
 def one_line(message: str) -> str:

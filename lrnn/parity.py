@@ -24,6 +24,7 @@ from jsonargparse import auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from callbacks import TrainingDivergedError
 from lrnn.fit import ConfigError, fit
 from lrnn.parity_report import write_report
 
@@ -197,7 +198,8 @@ def _train_all(runs: list[Run], workers: int, records: dict[Run, dict[str, Any]]
                 for future in done:
                     run = pending.pop(future)
                     records[run] = record = future.result()
-                    progress.remove_task(bars.pop(run.name))
+                    if run.name in bars:
+                        progress.remove_task(bars.pop(run.name))
                     progress.advance(everything)
                     console.print(f"{run.name}: {record['scaled_accuracy']:.4f}, {record['seconds']:.0f} s")
         except BaseException:
@@ -208,7 +210,7 @@ def _train_all(runs: list[Run], workers: int, records: dict[Run, dict[str, Any]]
 def main() -> None:
     try:
         auto_cli(parity)
-    except ConfigError as error:
+    except (ConfigError, TrainingDivergedError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on where it stopped")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution
+from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
 from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import delta_rule, range_scale
 
@@ -51,14 +51,14 @@ class DeltaNetMixer(nn.Module):
         else:
             qkv, conv_state = self.conv(qkv, conv_state)
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in F.silu(qkv).chunk(3, dim=-1))
-        q = F.normalize(q.float(), dim=-1) * q.shape[-1] ** -0.5
-        k = F.normalize(k.float(), dim=-1)
-        logits = self.beta_proj(x).float()
+        q = F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5
+        k = F.normalize(at_least_float32(k), dim=-1)
+        logits = at_least_float32(self.beta_proj(x))
         if self.training and self.gate_saturation:
             logits = _SaturateGate.apply(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
         o, S = delta_rule(q, k, v, beta, S)  # o (B, T, heads, d_head)
-        return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
+        return self.out_proj(self.norm(at_least_float32(o)).flatten(-2)), (conv_state, S)
 
 
 class _SaturateGate(torch.autograd.Function):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrnn.models.backbone import Backbone, MixerState
+from lrnn.models.backbone import Backbone, MixerState, at_least_float32
 
 
 class LinearRNN(L.LightningModule):
@@ -83,7 +83,7 @@ class LinearRNN(L.LightningModule):
 
     @staticmethod
     def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        return F.cross_entropy(at_least_float32(logits).flatten(0, 1), labels.flatten())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed, kept = self.decay_groups()
@@ -101,4 +101,5 @@ class LinearRNN(L.LightningModule):
         return decayed, kept
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["architecture"] = type(self).__name__
+        checkpoint["model"] = type(self).__name__
+        checkpoint["data"] = type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]

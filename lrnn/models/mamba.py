@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution
+from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
 from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import range_scale, selective_scan
 
@@ -62,8 +62,8 @@ class MambaMixer(nn.Module):
             u, conv_state = self.conv(u, conv_state)
         u = F.silu(u)
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
-        dt = F.softplus(F.linear(r, self.dt_weight).float() + self.dt_bias)
-        A = -torch.exp(self.A_log.float())
+        dt = F.softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
+        A = -torch.exp(at_least_float32(self.A_log))
         y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h)
         return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
 

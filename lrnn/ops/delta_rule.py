@@ -53,9 +53,11 @@ def delta_rule(
             f"got {', '.join(str(tuple(x.shape)) for x in (q, k, v, beta))}"
         )
     (B, T, H, K), V = q.shape, v.shape[-1]
+    if initial_state is not None and initial_state.shape != (B, H, K, V):
+        raise ValueError(f"delta_rule: initial_state must be {(B, H, K, V)}, got {tuple(initial_state.shape)}")
     if T == 0:
         raise ValueError("delta_rule: the sequence must hold at least one token")
-    dtype = torch.float64 if v.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(v.dtype, torch.float32)
     # (B, T, H, D) -> (B H, T, D): a batch of independent heads
     out_dtype = v.dtype
     q, k, v, beta = (x.to(dtype).transpose(1, 2).reshape(B * H, T, -1) for x in (q, k, v, beta))

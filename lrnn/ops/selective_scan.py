@@ -47,7 +47,7 @@ def selective_scan(
         eigenvalue_range: (0, 1) or (-1, 1).
         initial_state: (batch, D, N); zeros when absent.
         form: `recurrent`, `chunked`, or `auto`: recurrent for a single token, else chunked.
-        chunk_size: tokens a chunk; by default as many, up to 64, as keep its states within the cache.
+        chunk_size: tokens a chunk; by default 64, on a CPU fewer if its states would not stay in the cache.
 
     Returns:
         outputs (batch, T, D) in the dtype of `u`, and the final state (batch, D, N), held in float32
@@ -60,9 +60,11 @@ def selective_scan(
             "selective_scan: u and dt must be (batch, T, D), A (D, N), B and C (batch, T, N); "
             f"got {', '.join(str(tuple(x.shape)) for x in (u, dt, A, B, C))}"
         )
+    if initial_state is not None and initial_state.shape != (batch, D, N):
+        raise ValueError(f"selective_scan: initial_state must be {(batch, D, N)}, got {tuple(initial_state.shape)}")
     if T == 0:
         raise ValueError("selective_scan: the sequence must hold at least one token")
-    dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(u.dtype, torch.float32)
     # time first, and D last so that the innermost loops are long: u, dt (T, batch, D), A (N, D), B, C (T, batch, N)
     out_dtype = u.dtype
     u, dt, A, B, C = (x.to(dtype).transpose(0, 1).contiguous() for x in (u, dt, A, B, C))
@@ -73,7 +75,8 @@ def selective_scan(
         if form == "recurrent" or (form == "auto" and T == 1):
             y, h = _recurrent(u, dt, A, B, C, h, s)
         else:
-            chunk_size = chunk_size or min(64, max(1, CACHE_ELEMENTS // (batch * D * N)))
+            if chunk_size is None:
+                chunk_size = 64 if u.is_cuda else min(64, max(1, CACHE_ELEMENTS // (batch * D * N)))
             y, h = _Chunked.apply(u, dt, A, B, C, h, s, chunk_size)
     return y.transpose(0, 1).to(out_dtype), h.mT
 

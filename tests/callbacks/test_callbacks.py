@@ -1,0 +1,78 @@
+import math
+from itertools import pairwise
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from callbacks import CosineWarmup, LengthGeneralization, ScaledAccuracy, StopOnNonFinite, TrainingDivergedError
+from data import Parity
+
+
+def test_cosine_warmup_against_its_formula():
+    schedule = CosineWarmup(warmup=0.1, min_lr=1e-6)
+    rates = [schedule.rate(1e-3, step, 1000) for step in range(1000)]
+    assert rates[0] == pytest.approx(1e-5) and rates[99] == pytest.approx(1e-3) == max(rates)
+    assert rates[550] == pytest.approx((1e-3 + 1e-6) / 2)  # the middle of the cosine
+    assert schedule.rate(1e-3, 1000, 1000) == pytest.approx(1e-6)
+    assert all(a > b for a, b in pairwise(rates[100:]))
+    assert CosineWarmup(warmup=250).rate(1.0, 124, 1000) == pytest.approx(0.5)  # in steps
+    assert CosineWarmup(warmup=0).rate(1.0, 0, 1000) == 1.0
+
+
+def test_cosine_warmup_sets_the_optimizer_and_survives_its_checkpoint():
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=1e-2)
+    trainer = SimpleNamespace(estimated_stepping_batches=100, optimizers=[optimizer], global_step=0)
+    module = SimpleNamespace(log=lambda *_: None)
+    for step in (0, 55, 99):
+        trainer.global_step = step
+        CosineWarmup().on_train_batch_start(trainer, module)
+        optimizer.load_state_dict(optimizer.state_dict())  # as a resumed run does
+        assert optimizer.param_groups[0]["lr"] == CosineWarmup().rate(1e-2, step, 100)
+
+
+def test_scaled_accuracy():
+    metric = ScaledAccuracy(chance=0.2)
+    logits = torch.eye(5)[torch.tensor([[0, 1, 2, 3], [4, 0, 1, 2]])]
+    metric.update(logits, torch.tensor([[0, 1, 0, -100], [4, -100, -100, 2]]))  # 4 of 5 right
+    metric.update(logits[:1], torch.tensor([[-100, -100, -100, 3]]))  # and 1 of 1
+    assert metric.compute().item() == pytest.approx((5 / 6 - 0.2) / 0.8)
+
+
+class CountsOnes(L.LightningModule):
+    """Right while at most `memory` bits were read, then always says "even"."""
+
+    def __init__(self, memory):
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, tokens, state=None):
+        ones, read = state or (0, 0)
+        total = ones + (tokens == 2).cumsum(1)
+        position = read + torch.arange(1, tokens.shape[1] + 1)
+        answer = torch.where(position <= self.memory, total % 2 + 1, 1)
+        return nn.functional.one_hot(answer, 3).float(), (total[:, -1:], read + tokens.shape[1])
+
+
+def test_length_generalization_scores_each_length_and_carries_the_state(tmp_path):
+    task = Parity(test_samples=500)
+    callback = LengthGeneralization(lengths=(40, 64), final_lengths=(300,), samples=400, segment=17)
+    trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
+    trainer.datamodule = task
+    callback.on_train_end(trainer, CountsOnes(memory=100).train())
+    curve = callback.results["scaled_accuracy_at"]
+    assert curve[40] == curve[64] == 1
+    assert abs(curve[300]) < 5 / math.sqrt(400)
+    assert callback.results["scaled_accuracy"] == pytest.approx((100 - 40) / 217, abs=0.15)
+
+
+def test_non_finite_losses_are_counted_and_stop_the_run():
+    callback = StopOnNonFinite(every_n_steps=4)
+    for step, loss in enumerate([1.0, math.nan, math.inf], 1):
+        trainer = SimpleNamespace(global_step=step, max_steps=100)
+        callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step - 1)
+    with pytest.raises(TrainingDivergedError, match="not finite in 2 batches up to step 4"):
+        trainer = SimpleNamespace(global_step=4, max_steps=100)
+        callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 3)

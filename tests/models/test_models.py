@@ -1,0 +1,130 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lrnn.models import DeltaNet, Mamba
+from lrnn.models.backbone import ShortConvolution
+from lrnn.models.delta_net import _SaturateGate
+
+SMALL = {"vocab_size": 5, "width": 16, "layers": 2}
+RANGES = ((0, 1), (-1, 1))
+ARCHITECTURES = (
+    (DeltaNet, {"heads": 2, "mlp_width": 24}),
+    (DeltaNet, {"heads": 2, "conv_size": 0}),
+    (Mamba, {"state_size": 3, "dt_scale": 16.0}),
+    (Mamba, {"state_size": 3, "conv_size": 0}),
+)
+
+
+@pytest.mark.parametrize("eigenvalue_range", RANGES)
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_step_equals_the_parallel_form(architecture, options, eigenvalue_range):
+    model = architecture(eigenvalue_range=eigenvalue_range, **SMALL, **options).double().eval()
+    tokens = torch.randint(5, (3, 70))
+    want, final = model(tokens)
+    state = None
+    for t in range(70):
+        logits, state = model.step(tokens[:, t], state)
+        torch.testing.assert_close(logits, want[:, t], rtol=1e-9, atol=1e-9)
+    for got, expected in zip(state, final, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_a_sequence_read_in_pieces_gives_the_same_logits(architecture, options):
+    model = architecture(**SMALL, **options).eval()
+    tokens = torch.randint(5, (2, 50))
+    want, _ = model(tokens)
+    state, pieces = None, []
+    for piece in tokens.split([1, 2, 30, 17], dim=1):
+        logits, state = model(piece, state)
+        pieces.append(logits)
+    torch.testing.assert_close(torch.cat(pieces, 1), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_no_token_sees_the_future(architecture, options):
+    model = architecture(**SMALL, **options).eval()
+    tokens = torch.randint(5, (1, 20))
+    changed = tokens.clone()
+    changed[:, 12:] = (tokens[:, 12:] + 1) % 5
+    torch.testing.assert_close(model(tokens)[0][:, :12], model(changed)[0][:, :12])
+
+
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_bfloat16_autocast_stays_close(architecture, options):
+    model = architecture(**SMALL, **options).eval()
+    tokens = torch.randint(5, (2, 50))
+    want, _ = model(tokens)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, state = model(tokens)
+    assert ((got.float() - want).norm() / want.norm()).item() < 0.05
+    assert all(layer[1].dtype == torch.float32 for layer in state)
+
+
+def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
+    """Same weights, other range: DeltaNet's write doubles too, Mamba's first output, before any transition, stays."""
+    for architecture, options in ((DeltaNet, {"heads": 2}), (Mamba, {"state_size": 3})):
+        narrow, wide = (architecture(eigenvalue_range=span, **SMALL, **options) for span in RANGES)
+        wide.load_state_dict(narrow.state_dict())
+        x = torch.randn(1, 2, 16)
+        mixers = [model.backbone.blocks[0].mixer for model in (narrow, wide)]
+        (_, S), (_, S_wide) = (mixer(x[:, :1])[1] for mixer in mixers)
+        torch.testing.assert_close(S_wide, (2 if architecture is DeltaNet else 1) * S)
+        assert not torch.allclose(mixers[0](x)[1][1], mixers[1](x)[1][1])
+
+
+def test_short_convolution_is_torch_conv1d():
+    conv = ShortConvolution(6, 4, bias=True)
+    x = torch.randn(2, 11, 6)
+    want = F.conv1d(F.pad(x.mT, (3, 0)), conv.weight[:, None], conv.bias, groups=6).mT
+    torch.testing.assert_close(conv(x)[0], want)
+
+
+def test_gate_saturation_is_the_gradient_of_its_penalty():
+    z = (4 * torch.randn(3, 7, dtype=torch.float64)).requires_grad_()
+    weight = torch.randn(3, 7, dtype=torch.float64)
+    (got,) = torch.autograd.grad((_SaturateGate.apply(z, 0.3) * weight).sum(), z)
+    penalty = 0.3 * (F.logsigmoid(z) + F.logsigmoid(-z)).mean()
+    (want,) = torch.autograd.grad((z * weight).sum() + penalty, z)
+    torch.testing.assert_close(got, want)
+    # a float32 gate pushed past 18 sits on its end point
+    assert torch.sigmoid(torch.tensor(18.0)) == 1
+
+
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_what_gets_no_weight_decay(architecture, options):
+    model = architecture(**SMALL, **options)
+    decayed, kept = model.decay_groups()
+    assert len(decayed) + len(kept) == len(list(model.parameters()))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    exempt = {names[id(parameter)].rsplit(".", 1)[-1] for parameter in kept}
+    matrices = {names[id(parameter)] for parameter in decayed}
+    assert exempt <= {"weight", "bias", "A_log", "D", "dt_bias"}
+    assert not any(word in name for name in matrices for word in ("norm", "bias", "A_log", ".D", "embedding"))
+    assert "backbone.head.weight" in matrices
+
+
+def test_label_minus_100_is_not_scored():
+    model = DeltaNet(**SMALL, heads=2)
+    logits = torch.randn(1, 3, 5)
+    loss = model._loss(logits, torch.tensor([[-100, 2, -100]]))
+    torch.testing.assert_close(loss, -logits[0, 1].log_softmax(-1)[2])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options", "key"),
+    [
+        (DeltaNet, {"heads": 3}, "model.heads"),
+        (DeltaNet, {"heads": 0}, "model.heads"),
+        (DeltaNet, {"conv_size": -1}, "model.conv_size"),
+        (DeltaNet, {"gate_saturation": -1.0}, "model.gate_saturation"),
+        (DeltaNet, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
+        (Mamba, {"eigenvalue_range": (-2, 2)}, "eigenvalue_range"),
+        (Mamba, {"state_size": 0}, "model.state_size"),
+        (Mamba, {"layers": 0}, "model.layers"),
+    ],
+)
+def test_bad_options_are_named(architecture, options, key):
+    with pytest.raises(ValueError, match=key):
+        architecture(**{**SMALL, **options})

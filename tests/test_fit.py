@@ -1,0 +1,129 @@
+"""The command line as a user meets it: errors of one line, interruption, resume."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrnn.fit import ConfigError, FitCLI, fit
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted(ROOT.glob("conf/**/*.yaml"))
+TINY = (
+    "--config=conf/parity.yaml",
+    "--data.batch_size=4",
+    "--data.validation_samples=8",
+    "--data.test_samples=8",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--trainer.callbacks=[]",
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "conf")))
+def test_every_configuration_builds(config, tmp_path):
+    for span in ("[0,1]", "[-1,1]"):
+        options = [f"--config={config}", f"--model.eigenvalue_range={span}", f"--run_dir={tmp_path / span}"]
+        cli = FitCLI([*options, "--trainer.accelerator=cpu"])
+        logits, _ = cli.model(next(iter(cli.datamodule.train_dataloader())).inputs[:2])
+        assert logits.shape[-1] == cli.datamodule.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--config=conf/nothing.yaml"], "conf/nothing.yaml"),
+        ([*TINY, "--model.eigenvalue_range=[0,2]"], "eigenvalue_range: must be [0, 1] or [-1, 1], got [0.0, 2.0]"),
+        ([*TINY, "--model.heads=3"], "model.heads: must divide model.width (32), got 3"),
+        ([*TINY, "--data.train_lengths=[0,40]"], "train_lengths: must be [shortest, longest] with 2 <= shortest"),
+        ([*TINY, "--model.colour=red"], "colour"),
+        ([*TINY, "--colour=red"], "colour"),
+        ([*TINY, "--checkpoint_every=0"], "checkpoint_every: must be at least 1, got 0"),
+        ([*TINY, "--resume=true"], "resume: there is no checkpoint"),
+        ([*TINY, "--schedule.warmup=-1"], "warmup: must be at least 0"),
+        ([*TINY, "--trainer.max_steps=-1"], "trainer.max_steps: must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_key(options, message, tmp_path):
+    if options[-1] != "--config=conf/nothing.yaml":
+        options = [*options, f"--run_dir={tmp_path / 'run'}"]
+    with pytest.raises(ConfigError) as error:
+        fit(options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_exists_and_a_foreign_checkpoint_are_refused(tmp_path):
+    options = [*TINY, "--trainer.max_steps=3", f"--run_dir={tmp_path}/run"]
+    fit(options)
+    weights = (tmp_path / "run/checkpoints/last.ckpt").read_bytes()
+    with pytest.raises(ConfigError, match=r"run_dir: .*/run exists.*--resume=true"):
+        fit(options)
+    with pytest.raises(ConfigError, match=r"model\.width: .* has 32, the configuration 16"):
+        fit([*options, "--resume=true", "--model.width=16"])
+    with pytest.raises(ConfigError, match=r"model: .* holds DeltaNet, the configuration Mamba"):
+        fit([*options, "--config=conf/parity_mamba.yaml", f"--run_dir={tmp_path}/run", "--resume=true"])
+    with pytest.raises(ConfigError, match=r"data\.seed: the checkpoint was trained with 0, got 1"):
+        fit([*options, "--resume=true", "--seed_everything=1"])
+    assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == weights
+
+
+def test_the_command_line_exits_with_one_line():
+    command = [sys.executable, "-m", "lrnn.fit", "--config=conf/parity.yaml", "--model.eigenvalue_range=[2,3]"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("signal_number", "accumulate"), [(signal.SIGKILL, 1), (signal.SIGINT, 2)])
+def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, tmp_path):
+    options = [*TINY, "--trainer.max_steps=300", "--checkpoint_every=10", "--trainer.val_check_interval=70"]
+    options.append(f"--trainer.accumulate_grad_batches={accumulate}")
+    whole, cut = (f"--run_dir={tmp_path / name}" for name in ("whole", "cut"))
+    command = [sys.executable, "-m", "lrnn.fit", *options]
+    uninterrupted = subprocess.Popen([*command, whole])
+    process = subprocess.Popen([*command, cut], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = tmp_path / "cut/checkpoints/last.ckpt"
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.1)
+    process.send_signal(signal_number)
+    assert process.wait() != 0
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < step < 300
+    assert signal_number == signal.SIGINT or step % 10 == 0
+    subprocess.run([*command, cut, "--resume=true"], check=True)
+    assert uninterrupted.wait() == 0
+
+    def final(name):
+        return torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
+
+    whole_end, cut_end = final("whole"), final("cut")
+    assert whole_end["global_step"] == cut_end["global_step"] == 300
+    samples = [end["Parity"]["samples_consumed"] for end in (whole_end, cut_end)]
+    assert samples == [300 * 4 * accumulate] * 2
+    for name, weight in whole_end["state_dict"].items():
+        assert torch.equal(weight, cut_end["state_dict"][name]), name
+
+
+def test_accumulated_steps_equal_one_large_batch(tmp_path):
+    """4 micro-batches of 4 see the samples that 1 batch of 16 sees; every prefix of equal length is scored."""
+    common = (*TINY, "--trainer.max_steps=5", "--data.train_lengths=[20,20]", "--model.gate_saturation=0")
+    ends = []
+    for batch_size, accumulate in ((4, 4), (16, 1)):
+        run = [f"--data.batch_size={batch_size}", f"--trainer.accumulate_grad_batches={accumulate}"]
+        cli = fit([*common, *run, f"--run_dir={tmp_path}/{batch_size}"])
+        assert cli.datamodule.samples_consumed == 80
+        ends.append(cli.model.backbone.head.weight.detach())
+    torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-4)
