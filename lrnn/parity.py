@@ -29,7 +29,6 @@ from lrnn.fit import ConfigError, fit
 from lrnn.parity_report import write_report
 
 RECIPES = {"DeltaNet": "conf/parity.yaml", "Mamba": "conf/parity_mamba.yaml"}
-RANGES = ((0, 1), (-1, 1))
 LONGEST_TRAINED = 40
 
 
@@ -146,6 +145,7 @@ def parity(
     workers: int = os.cpu_count() or 1,
     seeds: Sequence[int] = (0, 1, 2),
     architectures: Sequence[Literal["DeltaNet", "Mamba"]] = ("DeltaNet", "Mamba"),
+    ranges: Sequence[tuple[int, int]] = ((0, 1), (-1, 1)),
     options: Sequence[str] = (),
 ) -> None:
     """Train DeltaNet and Mamba with either eigenvalue range on parity; write the table and the picture.
@@ -155,6 +155,7 @@ def parity(
         workers: runs side by side, each on one core.
         seeds: of the initialisation and the training data.
         architectures: DeltaNet, Mamba or both.
+        ranges: eigenvalue ranges, [0, 1], [-1, 1] or both.
         options: further options for every run, as `python -m lrnn.fit` takes them.
     """
     if workers < 1:
@@ -162,7 +163,7 @@ def parity(
     runs = [
         Run(architecture, eigenvalue_range, seed, run_dir, tuple(options))
         for architecture in architectures
-        for eigenvalue_range in RANGES
+        for eigenvalue_range in ranges
         for seed in seeds
     ]
     console = Console()

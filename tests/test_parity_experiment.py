@@ -33,7 +33,7 @@ def test_parity_trains_every_cell_and_keeps_what_is_done(tmp_path, capsys):
         }  # fmt: skip
         assert set(record["scaled_accuracy_at"]) == {"40", "64", "1024"}
     table = (run_dir / "table.md").read_text()
-    assert table.count("| DeltaNet |") == table.count("| Mamba |") == 2
+    assert table.count("| DeltaNet [") == table.count("| Mamba [") == 2
     assert (run_dir / "length_generalization.png").read_bytes().startswith(b"\x89PNG")
 
     capsys.readouterr()
@@ -59,6 +59,6 @@ def test_report_takes_best_and_median_of_seeds(tmp_path):
     ]
     write_report(records, 40, tmp_path, Console(quiet=True))
     assert (
-        "| Mamba | [-1, 1] | 1.000 / 1.000 | 1.000 / 0.500 | 0.250 1.000 0.500 | 0.250 | - | 3 |"
+        "| Mamba [-1, 1] | 1.000 / 1.000 | 1.000 / 0.500 | 0.250 1.000 0.500 | 0.250 | - | 3 |"
         in (tmp_path / "table.md").read_text()
     )

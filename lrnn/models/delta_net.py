@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
+from lrnn.models.gate_saturation import SaturateLogits
 from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import delta_rule, range_scale
 
@@ -55,31 +56,10 @@ class DeltaNetMixer(nn.Module):
         k = F.normalize(at_least_float32(k), dim=-1)
         logits = at_least_float32(self.beta_proj(x))
         if self.training and self.gate_saturation:
-            logits = _SaturateGate.apply(logits, self.gate_saturation)
+            logits = SaturateLogits.apply(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
         o, S = delta_rule(q, k, v, beta, S)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(at_least_float32(o)).flatten(-2)), (conv_state, S)
-
-
-class _SaturateGate(torch.autograd.Function):
-    """Identity on gate logits z whose gradient adds that of strength * mean(log sigmoid(z) + log sigmoid(-z)).
-
-    Minimising this pushes every gate towards 0 or 1, at a rate that does not fade as the gate closes, until
-    |z| passes 18, where the float32 sigmoid is exactly 1, or 0 to within 2e-8. Transition eigenvalues then sit
-    on the end points of their range: a state neither decays nor drifts, however long the sequence.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, strength: float) -> Tensor:
-        ctx.save_for_backward(z)
-        ctx.strength = strength
-        return z.view_as(z)
-
-    @staticmethod
-    def backward(ctx: Any, dz: Tensor) -> tuple[Tensor, None]:
-        (z,) = ctx.saved_tensors
-        push = torch.where(z.abs() < 18, torch.tanh(z / 2), 0)
-        return dz - ctx.strength / z.numel() * push, None
 
 
 class DeltaNet(LinearRNN):
@@ -101,7 +81,7 @@ class DeltaNet(LinearRNN):
             width: of the residual stream.
             heads: number of heads; divides the width.
             conv_size: tokens seen by the short convolution on q, k and v; 0 for none.
-            gate_saturation: strength of the push of beta towards the ends of its range (see `_SaturateGate`).
+            gate_saturation: strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
             norm_eps: epsilon of the RMS norms.
         """
 

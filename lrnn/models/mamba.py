@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
+from lrnn.models.gate_saturation import SaturateDecay
 from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import range_scale, selective_scan
 
@@ -32,12 +33,16 @@ class MambaMixer(nn.Module):
         expand: int = 2,
         conv_size: int = 4,
         dt_scale: float = 1.0,
+        gate_saturation: float = 0.0,
     ):
         super().__init__()
         for name, value in (("state_size", state_size), ("expand", expand)):
             if value < 1:
                 raise ValueError(f"model.{name}: must be at least 1, got {value}")
+        if gate_saturation < 0:
+            raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
         range_scale(eigenvalue_range)  # refuses any other range
+        self.gate_saturation = gate_saturation
         self.eigenvalue_range = eigenvalue_range
         channels, dt_rank = expand * width, math.ceil(width / 16)
         self.splits = [dt_rank, state_size, state_size]
@@ -64,6 +69,8 @@ class MambaMixer(nn.Module):
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
         dt = F.softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
         A = -torch.exp(at_least_float32(self.A_log))
+        if self.training and self.gate_saturation:
+            dt = SaturateDecay.apply(dt, A, self.gate_saturation)
         y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h)
         return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
 
@@ -79,6 +86,7 @@ class Mamba(LinearRNN):
         expand: int = 2,
         conv_size: int = 4,
         dt_scale: float = 1.0,
+        gate_saturation: float = 0.0,
         norm_eps: float = 1e-5,
         **kwargs: Any,
     ):
@@ -91,11 +99,13 @@ class Mamba(LinearRNN):
             conv_size: tokens seen by the short convolution; 0 for none.
             dt_scale: scale of the initial weights that make dt depend on the token. A large one starts training
                 with transitions that already differ from token to token, some of them near -1.
+            gate_saturation: strength of the push of dt to where the transitions sit on the ends of their range
+                (lrnn/models/gate_saturation.py).
             norm_eps: epsilon of the RMS norms.
         """
 
         def make_mixer() -> MambaMixer:
-            return MambaMixer(width, state_size, eigenvalue_range, expand, conv_size, dt_scale)
+            return MambaMixer(width, state_size, eigenvalue_range, expand, conv_size, dt_scale, gate_saturation)
 
         super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
         self.save_hyperparameters()

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from lrnn.models import DeltaNet, Mamba
 from lrnn.models.backbone import ShortConvolution
-from lrnn.models.delta_net import _SaturateGate
+from lrnn.models.gate_saturation import SaturateDecay, SaturateLogits
 
 SMALL = {"vocab_size": 5, "width": 16, "layers": 2}
 RANGES = ((0, 1), (-1, 1))
@@ -83,13 +83,29 @@ def test_short_convolution_is_torch_conv1d():
 
 def test_gate_saturation_is_the_gradient_of_its_penalty():
     z = (4 * torch.randn(3, 7, dtype=torch.float64)).requires_grad_()
+    dt, A = F.softplus(z).detach().requires_grad_(), -3 * torch.rand(7, 2, dtype=torch.float64) - 0.1
     weight = torch.randn(3, 7, dtype=torch.float64)
-    (got,) = torch.autograd.grad((_SaturateGate.apply(z, 0.3) * weight).sum(), z)
-    penalty = 0.3 * (F.logsigmoid(z) + F.logsigmoid(-z)).mean()
-    (want,) = torch.autograd.grad((z * weight).sum() + penalty, z)
-    torch.testing.assert_close(got, want)
-    # a float32 gate pushed past 18 sits on its end point
-    assert torch.sigmoid(torch.tensor(18.0)) == 1
+
+    def gradient(x, pushed, penalty):
+        (got,) = torch.autograd.grad((pushed * weight).sum(), x)
+        (want,) = torch.autograd.grad((x * weight).sum() + 0.3 * penalty.mean(), x)
+        torch.testing.assert_close(got, want)
+
+    gradient(z, SaturateLogits.apply(z, 0.3), F.logsigmoid(z) + F.logsigmoid(-z))
+    log_gate = dt[..., None] * A
+    gradient(dt, SaturateDecay.apply(dt, A, 0.3), log_gate + torch.log(-torch.expm1(log_gate)))
+
+
+def test_gate_saturation_ends_where_float32_is_on_the_end_point():
+    z = torch.tensor([-19.0, 19.0], requires_grad=True)
+    assert torch.sigmoid(z).tolist() == pytest.approx([0, 1], abs=1e-8)
+    SaturateLogits.apply(z, 1.0).sum().backward()
+    assert z.grad.tolist() == [1, 1]
+    dt = torch.tensor([1e-9, 19.0, 0.0], requires_grad=True)
+    A = -torch.ones(3, 1)
+    assert (2 * torch.exp(-dt) - 1).tolist() == [1, -1, 1]
+    SaturateDecay.apply(dt, A, 1.0).sum().backward()
+    assert dt.grad.tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
@@ -121,6 +137,7 @@ def test_label_minus_100_is_not_scored():
         (DeltaNet, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (DeltaNet, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
         (Mamba, {"eigenvalue_range": (-2, 2)}, "eigenvalue_range"),
+        (Mamba, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (Mamba, {"state_size": 0}, "model.state_size"),
         (Mamba, {"layers": 0}, "model.layers"),
     ],
