@@ -17,7 +17,8 @@ def length_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_t
         for run in runs:
             axes.plot(lengths, [run[n] for n in lengths], color=f"C{i}", linewidth=0.7, alpha=0.5)
         middle = [median(run[n] for run in runs) for n in lengths]
-        axes.plot(lengths, middle, color=f"C{i}", linewidth=2, marker=".", label=name)
+        style = ("-", "--", "-.", ":")[i % 4]  # so that curves which coincide are both seen
+        axes.plot(lengths, middle, style, color=f"C{i}", linewidth=2, marker=".", label=name)
     ticks = sorted({n for runs in curves.values() for n in runs[0] if n & (n - 1) == 0} | {longest_trained})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])

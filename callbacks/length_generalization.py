@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.length_figure import length_figure
 from callbacks.scaled_accuracy import ScaledAccuracy
@@ -51,7 +52,8 @@ class LengthGeneralization(L.Callback):
         self.results: dict[str, Any] = {}
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.training and trainer.global_step < trainer.max_steps:  # the last step has an evaluation of its own
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if fitting and trainer.global_step < trainer.max_steps:  # the last step has an evaluation of its own
             self._log(trainer, self._score_lengths(trainer, pl_module, self.lengths))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,12 +67,12 @@ class LengthGeneralization(L.Callback):
             "scaled_accuracy": overall,
             "scaled_accuracy_at": curve,
         }
+        folder = trainer.log_dir  # asked for on every rank: Lightning broadcasts it
         if trainer.is_global_zero:
             if trainer.logger:
                 trainer.logger.log_metrics({"length/test": overall}, trainer.global_step)
-            if trainer.log_dir:
-                path = Path(trainer.log_dir, "length_generalization.json")
-                path.write_text(json.dumps(self.results, indent=1) + "\n")
+            if folder:
+                Path(folder, "length_generalization.json").write_text(json.dumps(self.results, indent=1) + "\n")
 
     def _score_lengths(self, trainer: L.Trainer, model: L.LightningModule, lengths: Iterable[int]) -> dict[int, float]:
         return {n: self._score(trainer, model, n, n, self.samples) for n in lengths}

@@ -42,7 +42,7 @@ class SyntheticTask(L.LightningDataModule, ABC):
         validation_samples: int = 1024,
         test_samples: int = 8192,
         seed: int = 0,
-        evaluation_seed: int = 0,
+        evaluation_seed: int = 2411,
         num_workers: int = 0,
     ):
         """
@@ -53,7 +53,7 @@ class SyntheticTask(L.LightningDataModule, ABC):
             validation_samples: size of the validation set, whose lengths are the training lengths.
             test_samples: size of the test set.
             seed: of the training samples.
-            evaluation_seed: of the validation and test sets.
+            evaluation_seed: of the validation and test sets; choose a recipe on another one.
             num_workers: processes that sample; 0 samples in the training process.
         """
         super().__init__()

@@ -4,8 +4,9 @@ The command line is LightningCLI: every option is an argument of a class, `--hel
 `--print_config` shows the resolved configuration, which is also saved in the run's folder.
 """
 
-import os
+import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class ConfigError(Exception):
 class FitCLI(LightningCLI):
     """LightningCLI without subcommands, with a run folder."""
 
-    def __init__(self, args: Sequence[str], extra_callbacks: Sequence[L.Callback] = ()):
+    def __init__(self, args: Sequence[str] | None, extra_callbacks: Sequence[L.Callback] = ()):
         self.extra_callbacks = list(extra_callbacks)
         super().__init__(
             LinearRNN,
@@ -40,7 +41,7 @@ class FitCLI(LightningCLI):
             parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "prog": "python -m lrnn.fit"},
             save_config_kwargs={"overwrite": True},  # an existing folder was refused before
             run=False,
-            args=list(args),
+            args=args if args is None else list(args),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -78,8 +79,11 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
 
-def fit(args: Sequence[str], extra_callbacks: Sequence[L.Callback] = ()) -> FitCLI:
-    """Train as the arguments say. Raises ConfigError before the first step if they don't fit together."""
+def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback] = ()) -> FitCLI:
+    """Train as the arguments, by default the command line's, say.
+
+    Raises ConfigError, before the first step, if they don't fit together.
+    """
     try:
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None
@@ -105,13 +109,23 @@ def check_resumable(path: Path, model: LinearRNN, datamodule: L.LightningDataMod
 
 
 def one_line(message: str) -> str:
-    return " ".join(message.split())
+    """The part of a parser's message that says what to change."""
+    message = " ".join(message.split())
+    union = re.search(r'Parser key "(\w+)": .*Problem with given class_path \'([\w.]+)\': (.*) - Expected a', message)
+    if not union:
+        return message
+    key, class_path, problem = union.groups()
+    if unknown := re.fullmatch(r"Option '(.+)' is not accepted", problem):
+        return f"{key}.{unknown[1]}: {class_path} has no such option; --{key}.help={class_path} lists what is allowed"
+    return re.sub(r'^Parser key "(.+)":', rf"{key}.\1:", problem) if "Parser key" in problem else f"{key}: {problem}"
 
 
 def main() -> None:
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # two deprecations inside Lightning, on every start
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*weights_only.*")
     try:
-        fit(sys.argv[1:])
+        fit()
     except (ConfigError, TrainingDivergedError) as error:
         sys.exit(f"error: {error}")
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from jsonargparse import auto_cli
+from jsonargparse import ArgumentError, auto_cli
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from callbacks import TrainingDivergedError
-from lrnn.fit import ConfigError, fit
+from lrnn.fit import ConfigError, fit, one_line
 from lrnn.parity_report import write_report
 
 RECIPES = {"DeltaNet": "conf/parity.yaml", "Mamba": "conf/parity_mamba.yaml"}
@@ -210,9 +210,9 @@ def _train_all(runs: list[Run], workers: int, records: dict[Run, dict[str, Any]]
 
 def main() -> None:
     try:
-        auto_cli(parity)
-    except (ConfigError, TrainingDivergedError) as error:
-        sys.exit(f"error: {error}")
+        auto_cli(parity, exit_on_error=False, prog="python -m lrnn.parity")
+    except (ArgumentError, ConfigError, TrainingDivergedError) as error:
+        sys.exit(f"error: {one_line(str(error))}")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on where it stopped")
 

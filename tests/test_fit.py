@@ -1,5 +1,6 @@
 """The command line as a user meets it: errors of one line, interruption, resume."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lrnn.fit import ConfigError, FitCLI, fit
 
@@ -45,7 +47,7 @@ def test_every_configuration_builds(config, tmp_path):
         ([*TINY, "--model.eigenvalue_range=[0,2]"], "eigenvalue_range: must be [0, 1] or [-1, 1], got [0.0, 2.0]"),
         ([*TINY, "--model.heads=3"], "model.heads: must divide model.width (32), got 3"),
         ([*TINY, "--data.train_lengths=[0,40]"], "train_lengths: must be [shortest, longest] with 2 <= shortest"),
-        ([*TINY, "--model.colour=red"], "colour"),
+        ([*TINY, "--model.colour=red"], "model.colour: lrnn.models.DeltaNet has no such option"),
         ([*TINY, "--colour=red"], "colour"),
         ([*TINY, "--checkpoint_every=0"], "checkpoint_every: must be at least 1, got 0"),
         ([*TINY, "--resume=true"], "resume: there is no checkpoint"),
@@ -127,3 +129,31 @@ def test_accumulated_steps_equal_one_large_batch(tmp_path):
         assert cli.datamodule.samples_consumed == 80
         ends.append(cli.model.backbone.head.weight.detach())
     torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-4)
+
+
+def test_length_generalization_is_logged_during_training_and_at_the_end(tmp_path):
+    options = [*TINY[:-1], "--trainer.max_steps=6", "--trainer.val_check_interval=2", f"--run_dir={tmp_path}/run"]
+    options += [f"--trainer.callbacks.init_args.{key}" for key in ("samples=8", "lengths=[40]", "final_lengths=[64]")]
+    fit(options)
+    events = EventAccumulator(f"{tmp_path}/run")
+    events.Reload()
+    assert [event.step for event in events.Scalars("length/40")] == [2, 4, 6]
+    assert [event.step for event in events.Scalars("length/64")] == [6]
+    assert [event.step for event in events.Images("length_generalization")] == [2, 4, 6]
+
+
+def test_two_processes_train_and_evaluate_as_one(tmp_path):
+    """2 ranks of 4 take the steps of 1 rank of 8, and share the evaluation."""
+    options = [*TINY[:-1], "--trainer.max_steps=5", "--data.train_lengths=[20,20]", "--data.test_samples=600"]
+    options += [f"--trainer.callbacks.init_args.{key}" for key in ("samples=8", "lengths=[40]", "final_lengths=[]")]
+    ends, results = [], []
+    for ranks in (1, 2):
+        command = [sys.executable, "-m", "lrnn.fit", *options, f"--data.batch_size={8 // ranks}"]
+        command += [f"--trainer.devices={ranks}", f"--run_dir={tmp_path / str(ranks)}", "--model.gate_saturation=0"]
+        subprocess.run([*command, "--trainer.strategy=ddp"] if ranks == 2 else command, check=True, timeout=120)
+        ends.append(torch.load(tmp_path / str(ranks) / "checkpoints/last.ckpt", weights_only=True))
+        results.append(json.loads((tmp_path / str(ranks) / "length_generalization.json").read_text()))
+    assert [end["Parity"]["samples_consumed"] for end in ends] == [40, 40]
+    for name, weight in ends[0]["state_dict"].items():
+        torch.testing.assert_close(ends[1]["state_dict"][name], weight, rtol=1e-3, atol=1e-4)
+    assert results[0] == results[1]
