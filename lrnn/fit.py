@@ -14,7 +14,6 @@ from typing import Any
 import lightning as L
 import torch
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -50,6 +49,7 @@ class FitCLI(LightningCLI):
         parser.add_argument("--checkpoint_every", type=int, default=1000, help="Optimizer steps between checkpoints.")
         parser.add_lightning_class_args(CosineWarmup, "schedule")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         run_dir, every = Path(self.config.run_dir), self.config.checkpoint_every
@@ -69,12 +69,10 @@ class FitCLI(LightningCLI):
         return Path(self.config.run_dir, "checkpoints", "last.ckpt")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        trainer = self.config.trainer
-        callbacks = [StopOnNonFinite(), ResumableCheckpoint(str(self.checkpoint.parent), self.config.checkpoint_every)]
-        if trainer.enable_progress_bar is not False and sys.stdout.isatty():
-            callbacks.append(RichProgressBar())
-        self.trainer_defaults = {"callbacks": [*callbacks, *self.extra_callbacks]}  # added to the configured ones
-        if trainer.logger is None:
+        checkpoint = ResumableCheckpoint(str(self.checkpoint.parent), self.config.checkpoint_every)
+        # added to the configured ones
+        self.trainer_defaults = {"callbacks": [StopOnNonFinite(), checkpoint, *self.extra_callbacks]}
+        if self.config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(save_dir=self.config.run_dir, name="", version="")
         return super().instantiate_trainer(**kwargs)
 

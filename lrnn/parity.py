@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,15 +99,18 @@ class _Progress(L.Callback):
 
 
 _queue: SimpleQueue
+_stopping: Event
 
 
-def _start_worker(queue: SimpleQueue) -> None:
-    global _queue
-    _queue = queue
+def _start_worker(queue: SimpleQueue, stopping: Event) -> None:
+    global _queue, _stopping
+    _queue, _stopping = queue, stopping
 
 
 def _train(run: Run) -> dict[str, Any]:
     """One run in a worker process; what it prints goes to a log."""
+    if _stopping.is_set():  # the pool hands out a run or two in advance
+        raise KeyboardInterrupt
     start = time.perf_counter()
     with _output_to(Path(run.root, "logs", f"{run.folder.name}.txt")):
         fit(run.arguments(), [_Progress(run.name)])
@@ -179,15 +184,18 @@ def parity(
 def _train_all(runs: list[Run], workers: int, records: dict[Run, dict[str, Any]], console: Console) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # one core a run; the workers inherit it
     context = multiprocessing.get_context("spawn")
-    queue = context.SimpleQueue()
+    queue, stopping = context.SimpleQueue(), context.Event()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with (
-        ProcessPoolExecutor(workers, context, _start_worker, (queue,)) as pool,
+        ProcessPoolExecutor(workers, context, _start_worker, (queue, stopping)) as pool,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
         everything = progress.add_task("all runs", total=len(runs))
         bars: dict[str, TaskID] = {}
+        # Ctrl-C reaches the workers too: only a run in training hears it, and leaves a checkpoint
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         pending: dict[Future, Run] = {pool.submit(_train, run): run for run in runs}
+        signal.signal(signal.SIGINT, handler)
         try:
             while pending:
                 done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -204,6 +212,8 @@ def _train_all(runs: list[Run], workers: int, records: dict[Run, dict[str, Any]]
                     progress.advance(everything)
                     console.print(f"{run.name}: {record['scaled_accuracy']:.4f}, {record['seconds']:.0f} s")
         except BaseException:
+            console.print("stopping: a run in training leaves a checkpoint, one in evaluation ends first")
+            stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 

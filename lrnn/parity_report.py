@@ -19,7 +19,7 @@ PAPER = {
     ("Mamba", (0, 1)): (0.000, 0.000),
     ("Mamba", (-1, 1)): (1.000, 1.000),
 }
-HEADER = ("model", "paper", "ours", "every seed", "1,024", "16,384", "s")
+HEADER = ("model", "paper", "ours", "seeds", "1,024", "16,384", "s")
 
 
 def write_report(records: Sequence[dict[str, Any]], longest_trained: int, folder: Path, console: Console) -> None:
@@ -30,10 +30,10 @@ def write_report(records: Sequence[dict[str, Any]], longest_trained: int, folder
     rows = [_row(architecture, span, runs) for (architecture, span), runs in cells.items()]
 
     title = f"Parity: scaled accuracy over lengths 40-256, trained on lengths up to {longest_trained}"
-    explanation = "paper, ours: best / median of seeds; 1,024 and 16,384: median at that length; s: seconds a run"
-    table = Table(title=title, caption=explanation, box=SIMPLE_HEAD)
+    explanation = "paper, ours: best/median of seeds; 1,024 and 16,384: median there; s: seconds a run"
+    table = Table(title=title, caption=explanation, box=SIMPLE_HEAD, pad_edge=False)
     for name in HEADER:
-        table.add_column(name, no_wrap=name != "every seed")
+        table.add_column(name, no_wrap=name != "seeds", min_width=6 if name == "seeds" else None)
     for row in rows:
         table.add_row(*row)
     console.print(table)
@@ -59,8 +59,8 @@ def _row(architecture: str, span: tuple[int, ...], runs: Sequence[dict[str, Any]
 
     return (
         f"{architecture} {list(span)}",
-        f"{best:.3f} / {middle:.3f}",
-        f"{max(scores):.3f} / {median(scores):.3f}",
+        f"{best:.3f}/{middle:.3f}",
+        f"{max(scores):.3f}/{median(scores):.3f}",
         " ".join(f"{score:.3f}" for score in scores),
         at(1024),
         at(16384),

@@ -59,6 +59,6 @@ def test_report_takes_best_and_median_of_seeds(tmp_path):
     ]
     write_report(records, 40, tmp_path, Console(quiet=True))
     assert (
-        "| Mamba [-1, 1] | 1.000 / 1.000 | 1.000 / 0.500 | 0.250 1.000 0.500 | 0.250 | - | 3 |"
+        "| Mamba [-1, 1] | 1.000/1.000 | 1.000/0.500 | 0.250 1.000 0.500 | 0.250 | - | 3 |"
         in (tmp_path / "table.md").read_text()
     )
