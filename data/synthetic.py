@@ -57,9 +57,16 @@ class SyntheticTask(L.LightningDataModule, ABC):
             num_workers: processes that sample; 0 samples in the training process.
         """
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("validation_samples", validation_samples)):
+        for name, value in (
+            ("batch_size", batch_size),
+            ("validation_samples", validation_samples),
+            ("test_samples", test_samples),
+        ):
             if value < 1:
                 raise ValueError(f"{name}: must be at least 1, got {value}")
+        for name, value in (("seed", seed), ("evaluation_seed", evaluation_seed)):
+            if not 0 <= value < 2**20:
+                raise ValueError(f"{name}: must lie in [0, {2**20}), got {value}")
         for name, (shortest, longest) in (("train_lengths", train_lengths), ("test_lengths", test_lengths)):
             if not self.min_length <= shortest <= longest:
                 raise ValueError(

@@ -100,6 +100,8 @@ def test_evaluation_batches_hold_all_samples_within_the_token_budget():
         ({"train_lengths": (0, 0)}, "train_lengths"),
         ({"test_lengths": (50, 40)}, "test_lengths"),
         ({"batch_size": 0}, "batch_size"),
+        ({"evaluation_seed": -1}, "evaluation_seed"),
+        ({"seed": 2**20}, "seed"),
     ],
 )
 def test_bad_options_are_named(options, key):
