@@ -1,0 +1,39 @@
+"""What the README shows can be typed, and the files it names are there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lrnn.fit import FitCLI
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+CODE = "\n".join(re.findall(r"```(?:sh)?\n(.*?)```", README, re.DOTALL))
+
+
+def test_make_targets_exist():
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = set(re.findall(r"^make ([a-z-]+)", CODE, re.MULTILINE))
+    assert {"parity", "test"} <= shown <= targets
+
+
+def test_fit_commands_parse(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    commands = re.findall(r"^(?:\.venv/bin/)?python -m lrnn\.fit (.*)$", CODE, re.MULTILINE)
+    assert commands
+    for i, command in enumerate(commands):
+        arguments = shlex.split(command, comments=True)
+        resume = "--resume=true" in arguments
+        arguments = [argument for argument in arguments if argument != "--resume=true"]
+        cli = FitCLI([*arguments, f"--run_dir={tmp_path}/{i}", "--trainer.accelerator=cpu"])
+        assert cli.model and not (resume and cli.config.resume)
+
+
+FILES = re.findall(r"(?:\]\(|`)((?:conf|lrnn|data|callbacks|tests|results)/[\w/.-]+)(?:\)|`)", README)
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES)))
+def test_files_exist(name):
+    assert (ROOT / name).exists()
