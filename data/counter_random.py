@@ -13,7 +13,8 @@ def random_integers(seed: int, index: Tensor, draws: int, low: int, high: int) -
     """Integers in [low, high], (len(index), draws): `draws` for each sample named in index (B,)."""
     if not 0 < high - low + 1 <= 2**31:
         raise ValueError(f"random_integers: needs low <= high, got {low} and {high}")
-    key = _mix(_mix(torch.tensor(seed, device=index.device)) + index)  # (B,)
+    mixed_seed = int(_mix(torch.tensor(seed)))  # on the CPU: a copy to a GPU would make the CPU wait for it
+    key = _mix(index + mixed_seed)  # (B,)
     counter = torch.arange(1, draws + 1, device=index.device) * _signed(_GOLDEN)
     bits = _shift_right(_mix(key[:, None] + counter), 33)  # 31 random bits
     return low + ((bits * (high - low + 1)) >> 31)

@@ -33,8 +33,8 @@ class Parity(SyntheticTask):
         super().__init__(**kwargs)
         self.supervision = supervision
 
-    def sample(self, seed: int, index: Tensor, length: Tensor, training: bool) -> Batch:
-        bits = random_integers(seed, index, int(length.max()) - 1, 0, 1)  # (B, T)
+    def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
+        bits = random_integers(seed, index, longest - 1, 0, 1)  # (B, T)
         position = torch.arange(bits.shape[1], device=index.device)
         last = length[:, None] - 2
         inputs = torch.where(position <= last, bits + 1, 0)

@@ -54,7 +54,7 @@ class SyntheticTask(L.LightningDataModule, ABC):
             test_samples: size of the test set.
             seed: of the training samples.
             evaluation_seed: of the validation and test sets; choose a recipe on another one.
-            num_workers: processes that sample; 0 samples in the training process.
+            num_workers: processes that sample; 0 samples in the training process, on the device of the model.
         """
         super().__init__()
         for name, value in (
@@ -84,8 +84,12 @@ class SyntheticTask(L.LightningDataModule, ABC):
         self._resumed_at = (0, 0)  # samples and optimizer steps behind us when this process started
 
     @abstractmethod
-    def sample(self, seed: int, index: Tensor, length: Tensor, training: bool) -> Batch:
-        """The samples named in index (B,), with the given lengths (B,). Only training may score more than one token."""
+    def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
+        """The samples named in index (B,), with the given lengths (B,), on their device, padded for `longest`.
+
+        The shape follows from `longest` alone, so that a GPU need not be waited for. Only training may score more
+        than one token.
+        """
 
     @staticmethod
     def _lengths(seed: int, index: Tensor, lengths: tuple[int, int]) -> Tensor:
@@ -130,7 +134,8 @@ class SyntheticTask(L.LightningDataModule, ABC):
         index = torch.arange(samples)
         length = self._lengths(seed, index, (shortest, longest))
         for chosen in length.argsort(stable=True).split(max(1, tokens // longest)):
-            yield self.sample(2 * seed, index[chosen], length[chosen], training=False)
+            rows = length[chosen]
+            yield self.sample(2 * seed, index[chosen], rows, longest=int(rows.max()), training=False)
 
 
 class _TrainingBatches(IterableDataset):
@@ -140,6 +145,8 @@ class _TrainingBatches(IterableDataset):
         self.task = task
         trainer = task.trainer
         self.rank, self.ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        in_process = trainer and task.num_workers == 0
+        self.device = trainer.strategy.root_device if in_process else torch.device("cpu")  # type: ignore[union-attr]
         self.start = task.samples_consumed
 
     def __iter__(self) -> Iterator[Batch]:
@@ -147,7 +154,7 @@ class _TrainingBatches(IterableDataset):
         batch, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
             first = self.start + (batch * self.ranks + self.rank) * task.batch_size
-            index = torch.arange(first, first + task.batch_size)
+            index = torch.arange(first, first + task.batch_size, device=self.device)
             length = task._lengths(task.seed, index, task.train_lengths)
-            yield task.sample(2 * task.seed, index, length, training=True)
+            yield task.sample(2 * task.seed, index, length, longest=task.train_lengths[1], training=True)
             batch += stride

@@ -11,7 +11,7 @@ def test_labels_against_counting_ones():
     task = Parity(batch_size=64, supervision="every_prefix")
     lengths = task._lengths(7, torch.arange(2000), (3, 40))
     for training in (True, False):
-        batch = task.sample(7, torch.arange(2000), lengths, training=training)
+        batch = task.sample(7, torch.arange(2000), lengths, longest=40, training=training)
         assert batch.inputs.shape == batch.labels.shape == (2000, 39)
         for inputs, labels, length in zip(batch.inputs.tolist(), batch.labels.tolist(), lengths.tolist(), strict=True):
             bits = [token - 1 for token in inputs[: length - 1]]
@@ -61,7 +61,10 @@ def test_ranks_share_one_order():
 
     def batches(ranks, rank, size):
         task = Parity(batch_size=size)
-        task.trainer = SimpleNamespace(global_rank=rank, world_size=ranks, global_step=0, accumulate_grad_batches=1)
+        strategy = SimpleNamespace(root_device=torch.device("cpu"))
+        task.trainer = SimpleNamespace(
+            global_rank=rank, world_size=ranks, global_step=0, accumulate_grad_batches=1, strategy=strategy
+        )
         return [batch.inputs for _, batch in zip(range(5), task.train_dataloader(), strict=False)]
 
     def bits(batch):
@@ -81,7 +84,7 @@ def test_evaluation_sets_are_fixed_and_apart_from_training():
     again = rows(Parity(evaluation_seed=1), 40, 256, samples=64)
     assert not torch.equal(again[0], rows(one, 40, 256, samples=64)[0])
     # of length 40, no test sequence is in the first 10,000 training samples (39 bits: chance of a hit 2e-6)
-    trained = one.sample(2 * one.seed, torch.arange(10_000), torch.full((10_000,), 40), training=True).inputs
+    trained = one.sample(2 * one.seed, torch.arange(10_000), torch.full((10_000,), 40), 40, training=True).inputs
     tested = {tuple(row) for row in rows(one, 40, 40, samples=100)[0].tolist()}
     assert len(tested) == 100 and not tested & {tuple(row) for row in trained.tolist()}
 
