@@ -6,21 +6,28 @@ Glossary, one head: q, k of size K; v, o of size V; the state S is (K, V); beta 
 With |k| = 1 the transition has one eigenvalue 1 - beta and K - 1 ones, so beta in (0, 1) keeps the
 eigenvalues in (0, 1) and beta in (0, 2) opens them to (-1, 1) (Grazzi et al. 2025, Table 1).
 
-Two forms of the same function:
+Forms of the same function (lrnn/ops/form.py):
 - `recurrent` is the specification, one token at a time;
 - `chunked` works on `chunk_size` tokens with matrix products (Yang et al. 2024b, Section 3). Within a
   chunk that starts from S, the rows x_t of X satisfy S_t = S + sum_{s<=t} k_s x_s^T, and
       (I + A) X = diag(beta) (V - K S)        A = tril(diag(beta) K K^T, -1)
       O = Q S + tril(Q K^T) X                 S' = S + K^T X
   so a chunk costs one triangular solve. Its gradient is written by hand: of the states, only those at
-  the chunk starts are kept.
+  the chunk starts are kept;
+- `triton` runs on a GPU: up to SHORT tokens, and in float32, a kernel of ours that keeps a head's whole computation
+  on the chip (lrnn/ops/delta_rule_triton.py), else flash-linear-attention's (lrnn/ops/delta_rule_fla.py).
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from lrnn.ops.form import Form, choose_form
+
+SHORT = 64  # tokens
+KERNELS = ("lrnn.ops.delta_rule_triton", "lrnn.ops.delta_rule_fla")
 
 
 def delta_rule(
@@ -30,7 +37,7 @@ def delta_rule(
     beta: Tensor,
     initial_state: Tensor | None = None,
     *,
-    form: Literal["auto", "recurrent", "chunked"] = "auto",
+    form: Form = "auto",
     chunk_size: int = 64,
 ) -> tuple[Tensor, Tensor]:
     """Run the delta rule over T tokens.
@@ -40,8 +47,9 @@ def delta_rule(
         v: values, (B, T, H, V).
         beta: step sizes in [0, 2], (B, T, H).
         initial_state: (B, H, K, V); zeros when absent.
-        form: `recurrent`, `chunked`, or `auto`: recurrent for a single token, else chunked.
-        chunk_size: tokens a chunk.
+        form: `auto`, `recurrent`, `chunked` or `triton`. The last computes in the dtype of `v`, with beta and the
+            state in float32.
+        chunk_size: tokens a chunk of the chunked form.
 
     Returns:
         outputs (B, T, H, V) in the dtype of `v`, and the final state (B, H, K, V), held in float32
@@ -57,6 +65,10 @@ def delta_rule(
         raise ValueError(f"delta_rule: initial_state must be {(B, H, K, V)}, got {tuple(initial_state.shape)}")
     if T == 0:
         raise ValueError("delta_rule: the sequence must hold at least one token")
+    tensors = [x for x in (v, q, k, beta, initial_state) if x is not None]
+    form = choose_form("delta_rule", form, tensors, KERNELS, _obstacle(v.dtype, K, V))
+    if form == "triton":
+        return _triton(q.to(v.dtype), k.to(v.dtype), v, beta.float(), initial_state)
     dtype = torch.promote_types(v.dtype, torch.float32)
     # (B, T, H, D) -> (B H, T, D): a batch of independent heads
     out_dtype = v.dtype
@@ -65,11 +77,26 @@ def delta_rule(
         initial_state = v.new_zeros(B, H, K, V)
     state = initial_state.to(dtype).reshape(B * H, K, V)
     with torch.autocast(v.device.type, enabled=False):  # the state stays in float32
-        if form == "recurrent" or (form == "auto" and T == 1):
+        if form == "recurrent":
             o, state = _recurrent(q, k, v, beta, state)
         else:
             o, state = _Chunked.apply(q, k, v, beta, state, chunk_size)
     return o.reshape(B, H, T, V).transpose(1, 2).to(out_dtype), state.reshape(B, H, K, V)
+
+
+def _obstacle(dtype: torch.dtype, K: int, V: int) -> str | None:
+    largest = 128 if dtype == torch.float32 else 256
+    return None if max(K, V) <= largest else f"heads of {max(K, V)} in {dtype}, only up to {largest}"
+
+
+def _triton(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    from lrnn.ops import delta_rule_fla, delta_rule_triton
+
+    state = None if state is None else state.float()
+    ours = q.shape[1] <= SHORT or v.dtype == torch.float32
+    if ours and max(q.shape[-1], v.shape[-1]) <= delta_rule_triton.HEAD_SIZE:
+        return delta_rule_triton.delta_rule_op(q, k, v, beta, state)
+    return delta_rule_fla.delta_rule_op(q, k, v, beta, state)[:2]
 
 
 def _recurrent(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,22 +7,25 @@ Glossary: D channels, each with N states and its own decay rates A < 0, (D, N); 
 with eigenvalues in (0, 1); s = 2 stretches it to (-1, 1). The input term is the same in both ranges
 (Grazzi et al. 2025, Table 1 and Figure 11).
 
-Two forms of the same function:
+Forms of the same function (lrnn/ops/form.py):
 - `recurrent` is the specification, differentiated by autograd;
 - `chunked` runs the loop over time in place, `chunk_size` tokens at a time, with a gradient written by
   hand that recomputes the states of a chunk from the one at its start. Since a may be 0 or negative,
-  nothing is divided by a and no logarithm of it is taken.
+  nothing is divided by a and no logarithm of it is taken;
+- `triton` runs on a GPU (lrnn/ops/selective_scan_triton.py).
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from lrnn.ops.eigenvalue_range import range_scale
+from lrnn.ops.form import Form, choose_form
 
+KERNELS = ("lrnn.ops.selective_scan_triton",)
 CACHE_ELEMENTS = 2**20  # of a (chunk, batch, N, D) tensor: 4 MB in float32; larger chunks measured slower
 
 
@@ -35,7 +38,7 @@ def selective_scan(
     eigenvalue_range: Sequence[float],
     initial_state: Tensor | None = None,
     *,
-    form: Literal["auto", "recurrent", "chunked"] = "auto",
+    form: Form = "auto",
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run the selective scan over T tokens.
@@ -46,8 +49,9 @@ def selective_scan(
         B, C: input and output vectors, (batch, T, N).
         eigenvalue_range: (0, 1) or (-1, 1).
         initial_state: (batch, D, N); zeros when absent.
-        form: `recurrent`, `chunked`, or `auto`: recurrent for a single token, else chunked.
-        chunk_size: tokens a chunk; by default 64, on a CPU fewer if its states would not stay in the cache.
+        form: `auto`, `recurrent`, `chunked` or `triton`.
+        chunk_size: tokens a chunk of the chunked form; by default 64, on a CPU fewer if its states would not stay in
+            the cache.
 
     Returns:
         outputs (batch, T, D) in the dtype of `u`, and the final state (batch, D, N), held in float32
@@ -64,6 +68,14 @@ def selective_scan(
         raise ValueError(f"selective_scan: initial_state must be {(batch, D, N)}, got {tuple(initial_state.shape)}")
     if T == 0:
         raise ValueError("selective_scan: the sequence must hold at least one token")
+    tensors = [x for x in (u, dt, A, B, C, initial_state) if x is not None]
+    form = choose_form("selective_scan", form, tensors, KERNELS)
+    if form == "triton":
+        from lrnn.ops.selective_scan_triton import selective_scan_op
+
+        h = None if initial_state is None else initial_state.mT
+        y, h, _ = selective_scan_op(u, dt, A.mT, B, C, h, s, torch.is_grad_enabled())
+        return y, h.mT
     dtype = torch.promote_types(u.dtype, torch.float32)
     # time first, and D last so that the innermost loops are long: u, dt (T, batch, D), A (N, D), B, C (T, batch, N)
     out_dtype = u.dtype
@@ -72,7 +84,7 @@ def selective_scan(
         initial_state = u.new_zeros(batch, D, N)
     h = initial_state.to(dtype).mT
     with torch.autocast(u.device.type, enabled=False):  # the state stays in float32
-        if form == "recurrent" or (form == "auto" and T == 1):
+        if form == "recurrent":
             y, h = _recurrent(u, dt, A, B, C, h, s)
         else:
             if chunk_size is None:

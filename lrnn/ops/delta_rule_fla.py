@@ -1,0 +1,85 @@
+"""The delta rule on a GPU by flash-linear-attention's kernels, as operators that torch.compile sees through.
+
+They are the faster ones for long sequences and the only ones for heads larger than 128. Their own entry point is
+hidden from the compiler, so the functions behind it are wrapped here.
+"""
+
+from typing import Any
+
+import torch
+from fla.ops.delta_rule.chunk import chunk_delta_rule_bwd, chunk_delta_rule_fwd
+from torch import Tensor
+
+HEAD_SIZE = 256  # the largest
+
+
+@torch.library.custom_op("lrnn::delta_rule_fla", mutates_args=(), device_types="cuda")
+def delta_rule_op(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs (B, T, H, V), the final state (B, H, K, V) in float32, and (I + A)^-1, (B, T, H, chunk)."""
+    q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
+    state = None if initial_state is None else initial_state.contiguous()
+    o, inverse, final_state = chunk_delta_rule_fwd(q, k, v, beta, 1.0, state, output_final_state=True)
+    return o, final_state, inverse
+
+
+@delta_rule_op.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    B, T, H, K = q.shape
+    return (
+        v.new_empty(v.shape),
+        v.new_empty(B, H, K, v.shape[-1], dtype=torch.float32),
+        k.new_empty(B, T, H, 64),
+    )
+
+
+@torch.library.custom_op("lrnn::delta_rule_fla_backward", mutates_args=(), device_types="cuda")
+def delta_rule_backward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    initial_state: Tensor | None,
+    inverse: Tensor,
+    do: Tensor,
+    dfinal_state: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v, beta and the initial state."""
+    q, k, v, beta, do = (x.contiguous() for x in (q, k, v, beta, do))
+    state, dfinal_state = (None if x is None else x.contiguous() for x in (initial_state, dfinal_state))
+    dq, dk, dv, dbeta, dstate = chunk_delta_rule_bwd(q, k, v, beta, inverse, 1.0, state, do, dfinal_state)
+    if dstate is None:  # there was no initial state
+        dstate = q.new_empty(0, dtype=torch.float32)
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbeta.to(beta.dtype), dstate
+
+
+@delta_rule_backward.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    initial_state: Tensor | None,
+    inverse: Tensor,
+    do: Tensor,
+    dfinal_state: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dstate = q.new_empty(0 if initial_state is None else initial_state.shape, dtype=torch.float32)
+    dq, dk, dv, dbeta = (x.new_empty(x.shape) for x in (q, k, v, beta))
+    return dq, dk, dv, dbeta, dstate
+
+
+def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs, output[2])
+
+
+def _backward(ctx: Any, do: Tensor | None, dstate: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    q, k, v, beta, state, inverse = ctx.saved_tensors
+    do = torch.zeros_like(v) if do is None else do
+    *gradients, dstate = delta_rule_backward(q, k, v, beta, state, inverse, do, dstate)
+    return *gradients, None if state is None else dstate
+
+
+delta_rule_op.register_autograd(_backward, setup_context=_keep)

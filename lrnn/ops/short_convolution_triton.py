@@ -1,0 +1,72 @@
+"""The short convolution on a GPU, as operators that torch.compile sees through; the kernels are in
+lrnn/ops/kernels/short_convolution.py."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import cdiv
+
+from lrnn.ops.kernels.short_convolution import backward_kernel, forward_kernel
+
+BT, BC, WARPS = 32, 128, 2  # tokens and channels a program
+
+
+@torch.library.custom_op("lrnn::short_convolution", mutates_args=())
+def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """SiLU of the convolution of x (batch, T, C) with zeros before its start; weight (C, K), bias (C,)."""
+    batch, T, C = x.shape
+    x = _rows(x)
+    y = x.new_empty(batch, T, C)
+    forward_kernel[(cdiv(C, BC), cdiv(T, BT), batch)](
+        x, weight, bias, y, T, x.stride(1), C=C, K=weight.shape[1], BT=BT, BC=BC, HAS_BIAS=bias is not None,
+        num_warps=WARPS,
+    )  # fmt: skip
+    return y
+
+
+@short_convolution_op.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("lrnn::short_convolution_backward", mutates_args=())
+def short_convolution_backward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias; the last is empty without one."""
+    (batch, T, C), K = x.shape, weight.shape[1]
+    x, dy, blocks = _rows(x), dy.contiguous(), cdiv(T, BT)
+    dx = x.new_empty(batch, T, C)
+    dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
+    dbias = x.new_empty(batch * blocks, C if bias is not None else 0, dtype=torch.float32)
+    backward_kernel[(cdiv(C, BC), blocks, batch)](
+        x, weight, bias, dy, dx, dw, dbias, T, x.stride(1), C=C, K=K, BT=BT, BC=BC, HAS_BIAS=bias is not None,
+        num_warps=WARPS,
+    )  # fmt: skip
+    return dx, dw.sum(0).mT.to(weight.dtype).contiguous(), dbias.sum(0)
+
+
+@short_convolution_backward.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dbias = x.new_empty(0 if bias is None else bias.shape, dtype=torch.float32)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), dbias
+
+
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias = ctx.saved_tensors
+    dx, dweight, dbias = short_convolution_backward(x, weight, bias, dy)
+    return dx, dweight, None if bias is None else dbias.to(bias.dtype)
+
+
+short_convolution_op.register_autograd(_backward, setup_context=_keep)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x itself where its rows are evenly spaced, as those of one half of a projection are; else a copy."""
+    even = x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1)
+    return x if even else x.contiguous()

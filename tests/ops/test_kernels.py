@@ -1,0 +1,71 @@
+"""The Triton kernels in Triton's interpreter, on the CPU, against the float64 specification.
+
+On a GPU they are tested in test_on_gpu.py; here it is their logic, wherever the tests run.
+"""
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lrnn.ops import delta_rule, selective_scan, short_convolution
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") != "1":  # set by conftest.py where there is no GPU
+    pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
+
+from lrnn.ops.delta_rule_triton import delta_rule_op
+from lrnn.ops.selective_scan_triton import selective_scan_op
+from lrnn.ops.short_convolution_triton import short_convolution_op
+
+
+def compare(kernels, specification, tensors):
+    """Outputs and gradients in float32 with those of the specification in float64."""
+    exact = [x.double().requires_grad_() for x in tensors]
+    want = specification(*exact)
+    weights = [torch.randn_like(x) for x in want]
+    want = [*want, *torch.autograd.grad(want, exact, weights)]
+    inputs = [x.requires_grad_() for x in tensors]
+    got = kernels(*inputs)
+    got = [*got, *torch.autograd.grad(got, inputs, [w.float() for w in weights])]
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5 * max(1.0, b.abs().max().item()))
+
+
+@pytest.mark.parametrize(("T", "K", "V"), [(21, 20, 16), (1, 16, 32)])
+def test_delta_rule(T, K, V):
+    q, k = torch.randn(1, T, 3, K), F.normalize(torch.randn(1, T, 3, K), dim=-1)
+    beta = 2 * torch.rand(1, T, 3)
+    beta[:, ::3] = 2
+    tensors = q, k, torch.randn(1, T, 3, V), beta, torch.randn(1, 3, K, V)
+    compare(delta_rule_op, lambda *x: delta_rule(*x, form="recurrent"), tensors)
+
+
+@pytest.mark.parametrize("s", [1, 2])
+@pytest.mark.parametrize(("T", "D", "N"), [(70, 17, 5), (3, 8, 20)])  # two chunks; two launches
+def test_selective_scan(T, D, N, s):
+    u, dt, A = torch.randn(1, T, D), F.softplus(torch.randn(1, T, D)), -4 * torch.rand(D, N)
+    tensors = u, dt, A, torch.randn(1, T, N), torch.randn(1, T, N), torch.randn(1, D, N)
+
+    def kernels(u, dt, A, B, C, h):
+        y, h, _ = selective_scan_op(u, dt, A.mT, B, C, h.mT, s, True)
+        return y, h.mT
+
+    def specification(u, dt, A, B, C, h):
+        return selective_scan(u, dt, A, B, C, (1 - s, 1), h, form="recurrent")
+
+    compare(kernels, specification, tensors)
+
+
+@pytest.mark.parametrize(("T", "K", "has_bias"), [(2, 4, True), (40, 4, False), (5, 1, True)])
+def test_short_convolution_of_half_a_projection(T, K, has_bias):
+    x, weight, bias = torch.randn(2, T, 24), torch.randn(12, K), torch.randn(12)
+
+    def kernels(x, weight, bias=None):
+        return (short_convolution_op(x[..., :12], weight, bias),)
+
+    def specification(x, weight, bias=None):
+        return short_convolution(x[..., :12], weight, bias)[:1]
+
+    compare(kernels, specification, (x, weight, bias) if has_bias else (x, weight))

@@ -1,0 +1,116 @@
+"""The GPU forms against the float64 specification on the CPU."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lrnn.ops import delta_rule, selective_scan, short_convolution
+
+pytestmark = pytest.mark.gpu
+
+LENGTHS = (1, 2, 63, 64, 65, 256, 2048)
+DTYPES = (torch.float32, torch.bfloat16)
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the relative errors, by norm
+
+
+@pytest.fixture(autouse=True)
+def _first_configuration_only(monkeypatch):
+    """flash-linear-attention tunes for minutes at every new shape; here its first configuration will do."""
+    with warnings.catch_warnings(action="ignore"):
+        from triton.runtime.autotuner import Autotuner
+
+        import lrnn.ops.delta_rule_fla  # noqa: F401  warns when first imported
+
+    monkeypatch.setattr(Autotuner, "prune_configs", lambda self, _: self.configs[:1])
+
+
+def relative_error(got, want):
+    assert torch.isfinite(got).all()
+    return ((got.cpu().double() - want).norm() / want.norm().clamp_min(1e-30)).item()
+
+
+def compare(op, tensors, names, tolerance):
+    """Outputs and gradients of op on the GPU with those of op in float64 on the CPU, on the same rounded inputs."""
+    exact = [x.double().requires_grad_() for x in tensors]
+    want = op(*exact, form="recurrent")
+    weights = [torch.randn_like(x) for x in want]
+    want = [*want, *torch.autograd.grad(want, exact, weights)]
+    inputs = [x.cuda().requires_grad_() for x in tensors]
+    got = op(*inputs, form="triton")
+    grads = torch.autograd.grad(got, inputs, [w.to(g) for w, g in zip(weights, got, strict=True)])
+    for name, a, b in zip(names, [*got, *grads], want, strict=True):
+        assert relative_error(a.detach(), b.detach()) < tolerance, name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("beta_is_2", [False, True])
+@pytest.mark.parametrize(("T", "K", "V"), [*((T, 32, 32) for T in LENGTHS), (100, 128, 64), (65, 16, 16), (65, 64, 64)])
+def test_delta_rule(T, K, V, beta_is_2, dtype):
+    B, H = 2, 2
+    q, k, v = torch.randn(B, T, H, K), F.normalize(torch.randn(B, T, H, K), dim=-1), torch.randn(B, T, H, V)
+    beta = torch.full((B, T, H), 2.0) if beta_is_2 else 2 * torch.rand(B, T, H)
+    q, k, v = ((x.to(dtype)) for x in (q * K**-0.5, k, v))
+    tensors = q, k, v, beta, torch.randn(B, H, K, V)
+    forgets = not beta_is_2 or T < 2048  # a state that only reflects keeps all the rounding errors of its past
+    tolerance = TOLERANCE[dtype] if forgets else 3 * TOLERANCE[dtype]
+    compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), tolerance)
+
+
+def test_delta_rule_with_large_heads():
+    q, k, v = torch.randn(3, 1, 100, 2, 256).bfloat16()
+    k = F.normalize(k.float(), dim=-1).bfloat16()
+    tensors = q, k, v, 2 * torch.rand(1, 100, 2), torch.randn(1, 2, 256, 256)
+    compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), TOLERANCE[torch.bfloat16])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("eigenvalue_range", [(0, 1), (-1, 1)])
+@pytest.mark.parametrize(("T", "D", "N"), [*((T, 64, 16) for T in LENGTHS), (65, 40, 5), (130, 33, 40), (20, 16, 256)])
+def test_selective_scan(T, D, N, eigenvalue_range, dtype):
+    B = 2
+    u, B_, C = torch.randn(B, T, D), torch.randn(B, T, N), torch.randn(B, T, N)
+    dt = -torch.log(torch.rand(B, T, D))  # exp(dt A) is uniform on (0, 1) where A = -1
+    A = -torch.exp(torch.randn(D, N))
+    u, dt, B_, C = (x.to(dtype) for x in (u, dt, B_, C))
+    tensors = u, dt, A, B_, C, torch.randn(B, D, N)
+
+    def op(u, dt, A, B, C, h, form):
+        return selective_scan(u, dt, A, B, C, eigenvalue_range, h, form=form)
+
+    compare(op, tensors, ("y", "h", "du", "ddt", "dA", "dB", "dC", "dh0"), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "C", "K", "has_bias"), [(1, 24, 4, True), (65, 200, 4, False), (300, 64, 1, True)])
+def test_short_convolution(T, C, K, has_bias, dtype):
+    x, weight, bias = torch.randn(2, T, C).to(dtype), torch.randn(C, K), torch.randn(C)
+    tensors = (x, weight, bias, torch.randn(2, K - 1, C).to(dtype)) if has_bias and K > 1 else (x, weight)
+
+    def op(x, weight, bias=None, state=None, form="auto"):
+        return (short_convolution(x, weight, bias, state, form=form)[0],)
+
+    compare(op, tensors, ("y", "dx", "dweight", "dbias", "dstate")[: 1 + len(tensors)], TOLERANCE[dtype])
+
+
+@torch.no_grad()
+def test_a_million_tokens_stay_finite():
+    T = 2**20
+    k = F.normalize(torch.randn(1, T, 1, 16, device="cuda"), dim=-1).bfloat16()
+    o, S = delta_rule(k, k, torch.randn_like(k), torch.full((1, T, 1), 2.0, device="cuda"))
+    assert torch.isfinite(o).all() and torch.isfinite(S).all()
+    u, B, C = (torch.randn(1, T, n, device="cuda", dtype=torch.bfloat16) for n in (32, 4, 4))
+    dt, A = torch.full_like(u, 1e-9).float(), -torch.ones(32, 4, device="cuda")
+    y, h = selective_scan(u, dt, A, B, C, (-1, 1))
+    assert torch.isfinite(y).all() and torch.isfinite(h).all()
+
+
+def test_what_the_kernels_cannot_take_is_said():
+    q = torch.randn(1, 2, 1, 256, device="cuda")
+    with pytest.raises(ValueError, match=r"heads of 256 in torch\.float32, only up to 128"):
+        delta_rule(q, q, q, q[..., 0], form="triton")
+    with pytest.raises(ValueError, match="float64"):
+        delta_rule(q.double(), q.double(), q.double(), q[..., 0].double(), form="triton")
+    with pytest.raises(ValueError, match="one device"):
+        delta_rule(q, q, q, q[..., 0].cpu())
