@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrnn.ops import Form, short_convolution
+
 MixerState = tuple[Tensor, ...]
 
 
@@ -20,32 +22,26 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 class ShortConvolution(nn.Module):
-    """Causal depthwise convolution over the last `kernel_size` tokens, per channel.
+    """Causal depthwise convolution over the last `kernel_size` tokens, per channel, and SiLU; size 0 is SiLU alone.
 
     Weight (channels, kernel_size), its last tap on the current token; state (B, kernel_size - 1, channels).
     """
 
-    def __init__(self, channels: int, kernel_size: int, bias: bool = False):
+    def __init__(self, channels: int, kernel_size: int, bias: bool = False, form: Form = "auto"):
         super().__init__()
-        if kernel_size < 1:
+        if kernel_size < 0:
             raise ValueError(f"model.conv_size: must be 0 (no convolution) or more, got {kernel_size}")
-        bound = kernel_size**-0.5  # torch's own Conv1d initialisation for one channel a group
-        self.weight = nn.Parameter(torch.empty(channels, kernel_size).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound)) if bias else None
+        self.kernel_size = kernel_size
+        self.form = form
+        if kernel_size:
+            bound = kernel_size**-0.5  # torch's own Conv1d initialisation for one channel a group
+            self.weight = nn.Parameter(torch.empty(channels, kernel_size).uniform_(-bound, bound))
+            self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound)) if bias else None
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        taps = self.weight.shape[1]
-        if state is None:
-            state = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
-        x = torch.cat([state, x], dim=1)  # (B, taps - 1 + T, channels)
-        T = x.shape[1] - taps + 1
-        # a sum of shifted products: on a CPU faster than conv1d, which wants channels first
-        y = x[:, taps - 1 :] * self.weight[:, -1]
-        for i in range(taps - 1):
-            y = y + x[:, i : i + T] * self.weight[:, i]
-        if self.bias is not None:
-            y = y + self.bias
-        return y, x[:, T:]
+        if self.kernel_size == 0:
+            return F.silu(x), x[:, :0]
+        return short_convolution(x, self.weight, self.bias, state, form=self.form)
 
 
 class SwiGLU(nn.Module):
@@ -79,6 +75,10 @@ class Block(nn.Module):
             x = x + self.mlp(x)
         return x, state
 
+    def transform(self, x: Tensor) -> Tensor:
+        """forward from the start of the sequence, where its state is not needed: what training runs."""
+        return self(x, None)[0]
+
 
 class Backbone(nn.Module):
     """tokens (B, T) -> logits (B, T, vocab_size), and the state of every block."""
@@ -104,4 +104,14 @@ class Backbone(nn.Module):
         for i, block in enumerate(self.blocks):
             x, block_state = block(x, None if state is None else state[i])
             new_state.append(block_state)
-        return self.head(self.norm(x)), new_state
+        return self.logits(x), new_state
+
+    def residual_stream(self, tokens: Tensor) -> Tensor:
+        """x (B, T, width) after the last block, from the start of the sequence."""
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            x = block.transform(x)  # type: ignore[operator]
+        return x
+
+    def logits(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(x))

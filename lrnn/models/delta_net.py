@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
 from lrnn.models.gate_saturation import SaturateLogits
 from lrnn.models.linear_rnn import LinearRNN
-from lrnn.ops import delta_rule, range_scale
+from lrnn.ops import Form, delta_rule, range_scale
 
 
 class DeltaNetMixer(nn.Module):
@@ -29,6 +29,7 @@ class DeltaNetMixer(nn.Module):
         conv_size: int = 4,
         gate_saturation: float = 0.0,
         norm_eps: float = 1e-6,
+        form: Form = "auto",
     ):
         super().__init__()
         if heads < 1 or width % heads:
@@ -38,27 +39,24 @@ class DeltaNetMixer(nn.Module):
         self.heads = heads
         self.beta_scale = range_scale(eigenvalue_range)
         self.gate_saturation = gate_saturation
+        self.form = form
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.beta_proj = nn.Linear(width, heads, bias=False)
-        self.conv = ShortConvolution(3 * width, conv_size) if conv_size else None
+        self.conv = ShortConvolution(3 * width, conv_size, form=form)
         self.norm = nn.RMSNorm(width // heads, eps=norm_eps)
         self.out_proj = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)
-        qkv = self.qkv_proj(x)
-        if self.conv is None:
-            conv_state = qkv[:, :0]
-        else:
-            qkv, conv_state = self.conv(qkv, conv_state)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in F.silu(qkv).chunk(3, dim=-1))
+        qkv, conv_state = self.conv(self.qkv_proj(x), conv_state)
+        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in qkv.chunk(3, dim=-1))
         q = F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5
         k = F.normalize(at_least_float32(k), dim=-1)
         logits = at_least_float32(self.beta_proj(x))
         if self.training and self.gate_saturation:
             logits = SaturateLogits.apply(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
-        o, S = delta_rule(q, k, v, beta, S)  # o (B, T, heads, d_head)
+        o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(at_least_float32(o)).flatten(-2)), (conv_state, S)
 
 
@@ -73,6 +71,7 @@ class DeltaNet(LinearRNN):
         conv_size: int = 4,
         gate_saturation: float = 0.0,
         norm_eps: float = 1e-6,
+        form: Form = "auto",
         **kwargs: Any,
     ):
         """
@@ -83,10 +82,11 @@ class DeltaNet(LinearRNN):
             conv_size: tokens seen by the short convolution on q, k and v; 0 for none.
             gate_saturation: strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
             norm_eps: epsilon of the RMS norms.
+            form: of the recurrence (lrnn/ops/form.py): auto, recurrent, chunked or triton.
         """
 
         def make_mixer() -> DeltaNetMixer:
-            return DeltaNetMixer(width, heads, eigenvalue_range, conv_size, gate_saturation, norm_eps)
+            return DeltaNetMixer(width, heads, eigenvalue_range, conv_size, gate_saturation, norm_eps, form)
 
         super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
         self.save_hyperparameters()

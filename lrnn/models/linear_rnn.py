@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import Backbone, MixerState, at_least_float32
+from lrnn.ops.form import forms_in_use
 
 
 class LinearRNN(L.LightningModule):
@@ -68,21 +69,41 @@ class LinearRNN(L.LightningModule):
         logits, state = self(token[:, None], state)
         return logits[:, 0], state
 
+    def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T)."""
+        return self.head_loss(self.backbone.residual_stream(tokens), labels)
+
+    def head_loss(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self._cross_entropy(self.backbone.logits(x), labels)
+
+    def hot_paths(self) -> list[tuple[nn.Module, str]]:
+        """What training, and nothing else, runs, as (module, method): for a compiler. Equal blocks compile once."""
+        return [*((block, "transform") for block in self.backbone.blocks), (self, "head_loss")]
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        loss = self._loss(self(batch.inputs)[0], batch.labels)
-        self.log("train/loss", loss, prog_bar=True)
+        loss = self.loss(batch.inputs, batch.labels)
+        # neither at every step nor with prog_bar, which makes the CPU wait for the GPU; the Progress bar shows the loss
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self.log("train/loss", loss)
         return loss
+
+    def on_fit_start(self) -> None:
+        """Run two tokens, so that the ops choose their forms before the hyperparameters are recorded."""
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            self(tokens)
+        self.save_hyperparameters({"forms_in_use": dict(forms_in_use)})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         logits, _ = self(batch.inputs)
         scored = batch.labels != -100
         correct = (logits.argmax(-1) == batch.labels)[scored].float().mean()
         size = int(scored.sum())
-        self.log("val/loss", self._loss(logits, batch.labels), batch_size=size, sync_dist=True)
+        self.log("val/loss", self._cross_entropy(logits, batch.labels), batch_size=size, sync_dist=True)
         self.log("val/accuracy", correct, batch_size=size, sync_dist=True, prog_bar=True)
 
     @staticmethod
-    def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(at_least_float32(logits).flatten(0, 1), labels.flatten())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
 from lrnn.models.gate_saturation import SaturateDecay
 from lrnn.models.linear_rnn import LinearRNN
-from lrnn.ops import range_scale, selective_scan
+from lrnn.ops import Form, range_scale, selective_scan
 
 
 class MambaMixer(nn.Module):
@@ -34,6 +34,7 @@ class MambaMixer(nn.Module):
         conv_size: int = 4,
         dt_scale: float = 1.0,
         gate_saturation: float = 0.0,
+        form: Form = "auto",
     ):
         super().__init__()
         for name, value in (("state_size", state_size), ("expand", expand)):
@@ -43,11 +44,12 @@ class MambaMixer(nn.Module):
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
         range_scale(eigenvalue_range)  # refuses any other range
         self.gate_saturation = gate_saturation
+        self.form = form
         self.eigenvalue_range = eigenvalue_range
         channels, dt_rank = expand * width, math.ceil(width / 16)
         self.splits = [dt_rank, state_size, state_size]
         self.in_proj = nn.Linear(width, 2 * channels, bias=False)
-        self.conv = ShortConvolution(channels, conv_size, bias=True) if conv_size else None
+        self.conv = ShortConvolution(channels, conv_size, bias=True, form=form)
         self.x_proj = nn.Linear(channels, sum(self.splits), bias=False)
         self.dt_weight = nn.Parameter(torch.empty(channels, dt_rank).uniform_(-1, 1) * dt_scale * dt_rank**-0.5)
         # at first dt is log-uniform in [1e-3, 1e-1]: its bias is the inverse of softplus there
@@ -61,17 +63,13 @@ class MambaMixer(nn.Module):
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, h = state if state is not None else (None, None)
         u, z = self.in_proj(x).chunk(2, dim=-1)
-        if self.conv is None:
-            conv_state = u[:, :0]
-        else:
-            u, conv_state = self.conv(u, conv_state)
-        u = F.silu(u)
+        u, conv_state = self.conv(u, conv_state)
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
         dt = F.softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
         A = -torch.exp(at_least_float32(self.A_log))
         if self.training and self.gate_saturation:
             dt = SaturateDecay.apply(dt, A, self.gate_saturation)
-        y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h)
+        y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h, form=self.form)
         return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
 
 
@@ -88,6 +86,7 @@ class Mamba(LinearRNN):
         dt_scale: float = 1.0,
         gate_saturation: float = 0.0,
         norm_eps: float = 1e-5,
+        form: Form = "auto",
         **kwargs: Any,
     ):
         """
@@ -102,10 +101,11 @@ class Mamba(LinearRNN):
             gate_saturation: strength of the push of dt to where the transitions sit on the ends of their range
                 (lrnn/models/gate_saturation.py).
             norm_eps: epsilon of the RMS norms.
+            form: of the recurrence (lrnn/ops/form.py): auto, recurrent, chunked or triton.
         """
 
         def make_mixer() -> MambaMixer:
-            return MambaMixer(width, state_size, eigenvalue_range, expand, conv_size, dt_scale, gate_saturation)
+            return MambaMixer(width, state_size, eigenvalue_range, expand, conv_size, dt_scale, gate_saturation, form)
 
         super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
         self.save_hyperparameters()
