@@ -1,15 +1,19 @@
 """Lightning callbacks: schedule, evaluation, checkpoints."""
 
 from callbacks.checkpoint import ResumableCheckpoint
+from callbacks.compile_training import CompileTraining
 from callbacks.cosine_warmup import CosineWarmup
 from callbacks.length_figure import length_figure
 from callbacks.length_generalization import LengthGeneralization
+from callbacks.progress import Progress
 from callbacks.scaled_accuracy import ScaledAccuracy
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
 
 __all__ = [
+    "CompileTraining",
     "CosineWarmup",
     "LengthGeneralization",
+    "Progress",
     "ResumableCheckpoint",
     "ScaledAccuracy",
     "StopOnNonFinite",

@@ -40,4 +40,7 @@ class CosineWarmup(L.Callback):
             for group in optimizer.param_groups:
                 peak = group.setdefault("peak_lr", group["lr"])  # saved with the optimizer
                 group["lr"] = self.rate(peak, trainer.global_step, total)
-        pl_module.log("train/learning_rate", trainer.optimizers[0].param_groups[0]["lr"])
+        # not by pl_module.log, which copies the number to the GPU and waits
+        if trainer.logger and (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            trainer.logger.log_metrics({"train/learning_rate": rate}, trainer.global_step)

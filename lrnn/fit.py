@@ -4,6 +4,7 @@ The command line is LightningCLI: every option is an argument of a class, `--hel
 `--print_config` shows the resolved configuration, which is also saved in the run's folder.
 """
 
+import logging
 import re
 import sys
 import warnings
@@ -18,7 +19,15 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from callbacks import CosineWarmup, ResumableCheckpoint, StopOnNonFinite, TrainingDivergedError
+import lrnn.kernel_cache  # noqa: F401  sets the cache's folders
+from callbacks import (
+    CompileTraining,
+    CosineWarmup,
+    Progress,
+    ResumableCheckpoint,
+    StopOnNonFinite,
+    TrainingDivergedError,
+)
 from lrnn.models import LinearRNN
 
 
@@ -48,6 +57,7 @@ class FitCLI(LightningCLI):
         parser.add_argument("--resume", type=bool, default=False, help="Go on from the run folder's last checkpoint.")
         parser.add_argument("--checkpoint_every", type=int, default=1000, help="Optimizer steps between checkpoints.")
         parser.add_lightning_class_args(CosineWarmup, "schedule")
+        parser.add_lightning_class_args(CompileTraining, "compile")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
@@ -70,8 +80,9 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         checkpoint = ResumableCheckpoint(str(self.checkpoint.parent), self.config.checkpoint_every)
+        progress = [] if self.config.trainer.enable_progress_bar is False else [Progress()]
         # added to the configured ones
-        self.trainer_defaults = {"callbacks": [StopOnNonFinite(), checkpoint, *self.extra_callbacks]}
+        self.trainer_defaults = {"callbacks": [StopOnNonFinite(), checkpoint, *progress, *self.extra_callbacks]}
         if self.config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(save_dir=self.config.run_dir, name="", version="")
         return super().instantiate_trainer(**kwargs)
@@ -119,6 +130,8 @@ def one_line(message: str) -> str:
 
 
 def main() -> None:
+    logging.getLogger("lrnn").addHandler(logging.StreamHandler())
+    logging.getLogger("lrnn").setLevel(logging.INFO)
     # two deprecations inside Lightning, on every start
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*weights_only.*")

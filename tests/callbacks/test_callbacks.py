@@ -24,11 +24,10 @@ def test_cosine_warmup_against_its_formula():
 
 def test_cosine_warmup_sets_the_optimizer_and_survives_its_checkpoint():
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=1e-2)
-    trainer = SimpleNamespace(estimated_stepping_batches=100, optimizers=[optimizer], global_step=0)
-    module = SimpleNamespace(log=lambda *_: None)
+    trainer = SimpleNamespace(estimated_stepping_batches=100, optimizers=[optimizer], global_step=0, logger=None)
     for step in (0, 55, 99):
         trainer.global_step = step
-        CosineWarmup().on_train_batch_start(trainer, module)
+        CosineWarmup().on_train_batch_start(trainer, None)
         optimizer.load_state_dict(optimizer.state_dict())  # as a resumed run does
         assert optimizer.param_groups[0]["lr"] == CosineWarmup().rate(1e-2, step, 100)
 
