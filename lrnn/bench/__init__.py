@@ -1,0 +1,1 @@
+"""How fast is it? Ours beside a baseline, in one run: python -m lrnn.bench"""

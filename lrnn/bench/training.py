@@ -1,0 +1,190 @@
+"""Training steps on one GPU: `python -m lrnn.fit` and Lightning's loop over our models, beside a bare loop over
+flash-linear-attention's own DeltaNet of the same shape, batch and precision."""
+
+import gc
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks import CompileTraining
+from data import Batch
+from lrnn.fit import fit
+from lrnn.models import DeltaNet, LinearRNN, Mamba
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A DeltaNet and its batch."""
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    vocab_size: int
+    batch: int
+    length: int
+
+
+PARITY = Shape(width=128, layers=2, heads=4, mlp_width=512, vocab_size=3, batch=1024, length=40)
+DELTA_NET_340M = Shape(width=1024, layers=24, heads=8, mlp_width=2816, vocab_size=32_000, batch=16, length=2048)
+DELTA_NET_1B = Shape(width=2048, layers=24, heads=16, mlp_width=5632, vocab_size=32_000, batch=6, length=2048)
+
+
+@dataclass
+class Timing:
+    seconds: float  # a step
+    peak_bytes: int
+    parameters: int
+
+
+class _Stopwatch(L.Callback):
+    """Times the steps after the first `warmup`, and then stops the run."""
+
+    def __init__(self, warmup: int, steps: int):
+        self.warmup, self.steps = warmup, steps
+        self.seconds = 0.0
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == self.warmup:
+            torch.cuda.synchronize()
+            self._start = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 == self.warmup + self.steps:
+            torch.cuda.synchronize()
+            self.seconds = (time.perf_counter() - self._start) / self.steps
+
+
+def fit_step(config: str, options: tuple[str, ...] = (), warmup: int = 20, steps: int = 300) -> Timing:
+    """A training step of `python -m lrnn.fit --config ...`, sampling, schedule, logging and all."""
+    _start_afresh()
+    watch = _Stopwatch(warmup, steps)
+    with tempfile.TemporaryDirectory() as folder:
+        cli = fit(
+            [
+                f"--config={config}",
+                f"--run_dir={folder}/run",
+                f"--trainer.max_steps={warmup + steps}",
+                "--trainer.limit_val_batches=0",
+                "--trainer.callbacks=[]",
+                "--trainer.enable_model_summary=false",
+                *options,
+            ],
+            [watch],
+        )
+    return _timing(watch.seconds, cli.model)
+
+
+def lightning_step(model: LinearRNN, shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
+    """A training step of Lightning's loop over a language model."""
+    watch = _Stopwatch(warmup, steps)
+    trainer = L.Trainer(
+        accelerator="gpu",
+        devices=1,
+        precision="bf16-mixed",
+        max_steps=warmup + steps,
+        callbacks=[CompileTraining(), watch],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, _Repeated(_random_batch(shape)))
+    return _timing(watch.seconds, model)
+
+
+def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> LinearRNN:
+    _start_afresh()
+    with torch.device("cuda"):
+        return DeltaNet(
+            eigenvalue_range,
+            width=shape.width,
+            heads=shape.heads,
+            layers=shape.layers,
+            mlp_width=shape.mlp_width,
+            vocab_size=shape.vocab_size,
+            init_std=0.02,
+            learning_rate=3e-4,
+        )
+
+
+def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> LinearRNN:
+    _start_afresh()
+    with torch.device("cuda"):
+        return Mamba(
+            eigenvalue_range,
+            width=shape.width,
+            layers=shape.layers,
+            vocab_size=shape.vocab_size,
+            init_std=0.02,
+            learning_rate=3e-4,
+        )
+
+
+def bare_loop_step(shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
+    """A training step of a plain loop over flash-linear-attention's DeltaNet: autocast, fused AdamW, eager."""
+    from fla.models import DeltaNetConfig, DeltaNetForCausalLM
+
+    _start_afresh()
+    config = DeltaNetConfig(
+        hidden_size=shape.width,
+        num_heads=shape.heads,
+        num_hidden_layers=shape.layers,
+        intermediate_size=shape.mlp_width,
+        vocab_size=shape.vocab_size,
+        allow_neg_eigval=True,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    with torch.device("cuda"):
+        model = DeltaNetForCausalLM(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.01, fused=True)
+    tokens, _ = _random_batch(shape)
+    for step in range(warmup + steps):
+        if step == warmup:
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    torch.cuda.synchronize()
+    return _timing((time.perf_counter() - start) / steps, model)
+
+
+class _Repeated:
+    """The same batch again and again."""
+
+    def __init__(self, batch: Batch):
+        self.batch = batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            yield self.batch
+
+
+def _random_batch(shape: Shape) -> Batch:
+    tokens: Tensor = torch.randint(shape.vocab_size, (shape.batch, shape.length + 1), device="cuda")
+    return Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
+
+
+def _start_afresh() -> None:
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+
+
+def _timing(seconds: float, model: torch.nn.Module) -> Timing:
+    parameters = sum(p.numel() for p in model.parameters())
+    return Timing(seconds, torch.cuda.max_memory_allocated(), parameters)
