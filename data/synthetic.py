@@ -137,6 +137,13 @@ class SyntheticTask(L.LightningDataModule, ABC):
             rows = length[chosen]
             yield self.sample(2 * seed, index[chosen], rows, longest=int(rows.max()), training=False)
 
+    def constant_accuracy(self) -> float:
+        """Accuracy on the test set of the one answer that is right most often there: what a model gets for learning
+        nothing but the frequencies of the labels. `chance` is that of a guess among all of them."""
+        batches = self.evaluation_batches(*self.test_lengths, self.test_samples)
+        answers = torch.cat([batch.labels[batch.labels != IGNORE] for batch in batches])
+        return float(answers.bincount().max() / len(answers))
+
 
 class _TrainingBatches(IterableDataset):
     """This rank's batches, from the first sample not yet consumed; workers take them in turn."""
