@@ -1,7 +1,10 @@
 """Recurrences as functions. This package knows only torch."""
 
 from lrnn.ops.delta_rule import delta_rule
+from lrnn.ops.diagonal_scan import diagonal_scan
 from lrnn.ops.eigenvalue_range import range_scale
+from lrnn.ops.mlstm import mlstm
 from lrnn.ops.selective_scan import selective_scan
+from lrnn.ops.slstm import slstm
 
-__all__ = ["delta_rule", "range_scale", "selective_scan"]
+__all__ = ["delta_rule", "diagonal_scan", "mlstm", "range_scale", "selective_scan", "slstm"]
