@@ -129,6 +129,8 @@ class SyntheticTask(L.LightningDataModule, ABC):
         self, shortest: int, longest: int, samples: int, validation: bool = False, tokens: int = 2**17
     ) -> Iterator[Batch]:
         """A fixed set of `samples` sequences, sorted by length, in batches of at most `tokens` tokens (or one row)."""
+        if shortest < self.min_length:
+            raise ValueError(f"lengths: {type(self).__name__} has none below {self.min_length}, got {shortest}")
         # a seed of its own for every set; complemented, so that no training seed meets it
         seed = ~(((self.evaluation_seed * 2**20 + longest) * 2**20 + shortest) * 2 + validation)
         index = torch.arange(samples)

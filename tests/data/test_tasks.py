@@ -203,3 +203,8 @@ def test_accuracy_of_the_best_constant_answer():
 def test_bad_options_are_named(task, options, key):
     with pytest.raises(ValueError, match=key):
         task(**options)
+
+
+def test_lengths_without_an_expression_are_refused():
+    with pytest.raises(ValueError, match="lengths: ModularArithmetic has none below 3, got 2"):
+        next(ModularArithmetic().evaluation_batches(2, 2, samples=1))
