@@ -56,7 +56,7 @@ class SLSTMMixer(nn.Module):
 
 
 class SLSTM(LinearRNN):
-    """sLSTM. Its blocks have an MLP where `mlp_width` is given; xLSTM's is 4/3 as wide as the residual stream."""
+    """sLSTM. Its blocks have an MLP where `mlp_width` is given; xLSTM's is 1.3 times as wide as the residual stream."""
 
     def __init__(
         self,

@@ -85,12 +85,8 @@ def test_a_hundred_thousand_sequences_against_brute_force(task, options):
 @given(data=st.data())
 def test_a_sample_depends_on_its_seed_index_and_length_alone(task, options, data):
     if task is not EvenPairs:
-        options = {
-            **options,
-            "modulus": data.draw(
-                st.integers(2, 12) | st.integers(4095, 4098) | st.integers(60_000, 70_000), label="modulus"
-            ),
-        }
+        moduli = st.integers(2, 12) | st.integers(4095, 4098) | st.integers(60_000, 70_000)
+        options = {**options, "modulus": data.draw(moduli, label="modulus")}
     task = task(**options)
     seed = data.draw(st.integers(0, 2**40), label="seed")
     lengths = torch.tensor(data.draw(st.lists(st.integers(3, 90), min_size=2, max_size=6), label="lengths"))
@@ -142,9 +138,9 @@ def test_expressions_with_brackets_have_the_distribution_of_the_paper(n):
     task, count = ModularArithmeticBrackets(multiplication=True), 40_000
     inputs = task.sample(8, torch.arange(count), torch.full((count,), n + 3), n + 3, training=True).inputs.tolist()
     texts = ["".join(symbols(task)[token] for token in row[:n]) for row in inputs]
-    operators = Counter("".join(re.findall(r"(?<=[\d)])[-+*]", text)[0] for text in texts) if n > 4 else [])
+    operators = Counter(op for text in texts for op in re.findall(r"(?<=[\d)])[-+*]", text))
     assert n < 5 or chi_squared_is_small([operators[o] for o in "+-*"], [1 / 3] * 3)
-    digits = Counter(re.search(r"\d", text)[0] for text in texts)
+    digits = Counter(d for text in texts for d in re.findall(r"\d", text))
     assert chi_squared_is_small([digits[d] for d in "01234"], [0.2] * 5)
     want = shapes(n)
     got = Counter(re.sub(r"\d", "d", re.sub(r"(?<=[\d)])[-+*]", "o", text)) for text in texts)
