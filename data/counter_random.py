@@ -1,4 +1,4 @@
-"""Counter-based random integers: draw j of sample i is a hash of (seed, i, j).
+"""Counter-based random numbers: draw j of sample i is a hash of (seed, i, j).
 
 Samples can be drawn in any order, by any worker or rank, on the CPU or a GPU, and come out the same.
 """
@@ -13,11 +13,20 @@ def random_integers(seed: int, index: Tensor, draws: int, low: int, high: int) -
     """Integers in [low, high], (len(index), draws): `draws` for each sample named in index (B,)."""
     if not 0 < high - low + 1 <= 2**31:
         raise ValueError(f"random_integers: needs low <= high, got {low} and {high}")
+    return low + below(high - low + 1, random_bits(seed, index, draws))
+
+
+def random_bits(seed: int, index: Tensor, draws: int) -> Tensor:
+    """31 random bits a draw, (len(index), draws)."""
     mixed_seed = int(_mix(torch.tensor(seed)))  # on the CPU: a copy to a GPU would make the CPU wait for it
     key = _mix(index + mixed_seed)  # (B,)
     counter = torch.arange(1, draws + 1, device=index.device) * _signed(_GOLDEN)
-    bits = _shift_right(_mix(key[:, None] + counter), 33)  # 31 random bits
-    return low + ((bits * (high - low + 1)) >> 31)
+    return _shift_right(_mix(key[:, None] + counter), 33)
+
+
+def below(limit: int | Tensor, bits: Tensor) -> Tensor:
+    """Integers in [0, limit), uniform if the 31 bits are; limit at most 2**31."""
+    return (bits * limit) >> 31
 
 
 def _mix(x: Tensor) -> Tensor:

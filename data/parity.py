@@ -37,9 +37,8 @@ class Parity(SyntheticTask):
         bits = random_integers(seed, index, longest - 1, 0, 1)  # (B, T)
         position = torch.arange(bits.shape[1], device=index.device)
         last = length[:, None] - 2
-        # masked_fill, since torch.where with a number makes the CPU wait for the GPU
-        inputs = (bits + 1).masked_fill(position > last, 0)
+        inputs = torch.where(position <= last, bits + 1, 0)
         every = training and self.supervision == "every_prefix"
         scored = position <= last if every else position == last
-        labels = (bits.cumsum(1) % 2 + 1).masked_fill(~scored, IGNORE)
+        labels = torch.where(scored, bits.cumsum(1) % 2 + 1, IGNORE)
         return Batch(inputs, labels)

@@ -129,6 +129,8 @@ class SyntheticTask(L.LightningDataModule, ABC):
         self, shortest: int, longest: int, samples: int, validation: bool = False, tokens: int = 2**17
     ) -> Iterator[Batch]:
         """A fixed set of `samples` sequences, sorted by length, in batches of at most `tokens` tokens (or one row)."""
+        if shortest < self.min_length:
+            raise ValueError(f"lengths: {type(self).__name__} has none below {self.min_length}, got {shortest}")
         # a seed of its own for every set; complemented, so that no training seed meets it
         seed = ~(((self.evaluation_seed * 2**20 + longest) * 2**20 + shortest) * 2 + validation)
         index = torch.arange(samples)
@@ -136,6 +138,13 @@ class SyntheticTask(L.LightningDataModule, ABC):
         for chosen in length.argsort(stable=True).split(max(1, tokens // longest)):
             rows = length[chosen]
             yield self.sample(2 * seed, index[chosen], rows, longest=int(rows.max()), training=False)
+
+    def constant_accuracy(self) -> float:
+        """Accuracy on the test set of the one answer that is right most often there: what a model gets for learning
+        nothing but the frequencies of the labels. `chance` is that of a guess among all of them."""
+        batches = self.evaluation_batches(*self.test_lengths, self.test_samples)
+        answers = torch.cat([batch.labels[batch.labels != IGNORE] for batch in batches])
+        return float(answers.bincount().max() / len(answers))
 
 
 class _TrainingBatches(IterableDataset):

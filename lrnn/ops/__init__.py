@@ -1,9 +1,21 @@
-"""Recurrences as functions. This package knows only torch."""
+"""Recurrences as functions. This package knows only torch, and on a GPU Triton and flash-linear-attention."""
 
 from lrnn.ops.delta_rule import delta_rule
+from lrnn.ops.diagonal_scan import diagonal_scan
 from lrnn.ops.eigenvalue_range import range_scale
 from lrnn.ops.form import Form
+from lrnn.ops.mlstm import mlstm
 from lrnn.ops.selective_scan import selective_scan
 from lrnn.ops.short_convolution import short_convolution
+from lrnn.ops.slstm import slstm
 
-__all__ = ["Form", "delta_rule", "range_scale", "selective_scan", "short_convolution"]
+__all__ = [
+    "Form",
+    "delta_rule",
+    "diagonal_scan",
+    "mlstm",
+    "range_scale",
+    "selective_scan",
+    "short_convolution",
+    "slstm",
+]

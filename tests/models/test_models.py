@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.models import DeltaNet, Mamba
+from lrnn.models import MLSTM, SLSTM, DeltaNet, Diagonal, FullMatrix, Mamba, Transformer
 from lrnn.models.backbone import ShortConvolution
 from lrnn.models.gate_saturation import SaturateDecay, SaturateLogits
 
@@ -13,13 +13,33 @@ ARCHITECTURES = (
     (DeltaNet, {"heads": 2, "conv_size": 0}),
     (Mamba, {"state_size": 3, "dt_scale": 16.0}),
     (Mamba, {"state_size": 3, "conv_size": 0}),
+    (MLSTM, {"heads": 2}),
+    (MLSTM, {"heads": 4, "conv_size": 0}),
+    (SLSTM, {"heads": 2, "mlp_width": 24}),
+    (SLSTM, {"heads": 4, "conv_size": 4}),
+    (Diagonal, {}),
+    (FullMatrix, {}),
+    (Transformer, {"heads": 2, "mlp_width": 24}),
 )
+WITH_A_RANGE = (DeltaNet, Mamba, MLSTM, Diagonal)
+IN_EACH_RANGE = [
+    (architecture, {**options, **span})
+    for architecture, options in ARCHITECTURES
+    for span in ([{"eigenvalue_range": span} for span in RANGES] if architecture in WITH_A_RANGE else [{}])
+]
 
 
-@pytest.mark.parametrize("eigenvalue_range", RANGES)
-@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
-def test_step_equals_the_parallel_form(architecture, options, eigenvalue_range):
-    model = architecture(eigenvalue_range=eigenvalue_range, **SMALL, **options).double().eval()
+def shaken(model):
+    """With noise on every weight: some start at zero, where a mistake would not show."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize(("architecture", "options"), IN_EACH_RANGE)
+def test_step_equals_the_parallel_form(architecture, options):
+    model = shaken(architecture(**SMALL, **options)).double().eval()
     tokens = torch.randint(5, (3, 70))
     want, final = model(tokens)
     state = None
@@ -32,7 +52,7 @@ def test_step_equals_the_parallel_form(architecture, options, eigenvalue_range):
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 def test_a_sequence_read_in_pieces_gives_the_same_logits(architecture, options):
-    model = architecture(**SMALL, **options).eval()
+    model = shaken(architecture(**SMALL, **options)).eval()
     tokens = torch.randint(5, (2, 50))
     want, _ = model(tokens)
     state, pieces = None, []
@@ -44,7 +64,7 @@ def test_a_sequence_read_in_pieces_gives_the_same_logits(architecture, options):
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 def test_no_token_sees_the_future(architecture, options):
-    model = architecture(**SMALL, **options).eval()
+    model = shaken(architecture(**SMALL, **options)).eval()
     tokens = torch.randint(5, (1, 20))
     changed = tokens.clone()
     changed[:, 12:] = (tokens[:, 12:] + 1) % 5
@@ -59,7 +79,8 @@ def test_bfloat16_autocast_stays_close(architecture, options):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got, state = model(tokens)
     assert ((got.float() - want).norm() / want.norm()).item() < 0.05
-    assert all(layer[1].dtype == torch.float32 for layer in state)
+    if architecture is not Transformer:  # it has none, only what it has read
+        assert all(layer[-1].dtype == torch.float32 for layer in state)
 
 
 def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
@@ -72,6 +93,36 @@ def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
         (_, S), (_, S_wide) = (mixer(x[:, :1])[1] for mixer in mixers)
         torch.testing.assert_close(S_wide, (2 if architecture is DeltaNet else 1) * S)
         assert not torch.allclose(mixers[0](x)[1][1], mixers[1](x)[1][1])
+
+
+def test_diagonal_transitions_reach_the_ends_of_their_range():
+    h = torch.randn(1, 16)
+    for span, ends in (((0, 1), (0.0, 1.0)), ((-1, 1), (-1.0, 1.0))):
+        mixer = Diagonal(eigenvalue_range=span, **SMALL).backbone.blocks[0].mixer
+        for bias, end in zip((-50.0, 50.0), ends, strict=True):
+            torch.nn.init.constant_(mixer.transition_proj.bias, bias)
+            torch.testing.assert_close(mixer(torch.zeros(1, 1, 16), (h,))[0][:, 0], end * h)
+
+
+def test_full_matrix_against_its_definition():
+    mixer = FullMatrix(**SMALL).backbone.blocks[0].mixer
+    x, h = torch.randn(7, 16), torch.zeros(16)
+    y, _ = mixer(x[None])
+    for t in range(7):
+        A, B = ((proj(x[t]) / 4).view(16, 16) for proj in (mixer.transition_proj, mixer.input_proj))
+        h = A @ h + B @ x[t]
+        torch.testing.assert_close(y[0, t], h)
+
+
+def test_attention_sees_distances_not_positions():
+    mixer = Transformer(**SMALL, heads=2).double().backbone.blocks[0].mixer
+    x, y = torch.randn(2, 1, 2, 1, 8, dtype=torch.float64)
+
+    def score(at, past):
+        return (mixer._turn(x, at) * mixer._turn(y, past)).sum(-1)
+
+    torch.testing.assert_close(score(9, 2), score(1007, 1000), rtol=1e-4, atol=1e-4)  # angles are in float32
+    assert not torch.allclose(score(9, 2), score(9, 3))
 
 
 def test_short_convolution_is_torch_conv1d():
@@ -109,6 +160,26 @@ def test_gate_saturation_ends_where_float32_is_on_the_end_point():
 
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own
+def test_equal_blocks_compile_once_and_whole(architecture, options):
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    model = architecture(**{**SMALL, "layers": 3}, **options)
+    for module, name in model.hot_paths():
+        compiled = torch.compile(getattr(module, name), backend=count, fullgraph=True, dynamic=False)
+        setattr(module, name, compiled)
+    for _ in range(2):
+        tokens = torch.randint(5, (2, 20))
+        model.loss(tokens, tokens).backward()
+    assert len(graphs) == 2  # a block, and the head
+
+
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 def test_what_gets_no_weight_decay(architecture, options):
     model = architecture(**SMALL, **options)
     decayed, kept = model.decay_groups()
@@ -116,7 +187,7 @@ def test_what_gets_no_weight_decay(architecture, options):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     exempt = {names[id(parameter)].rsplit(".", 1)[-1] for parameter in kept}
     matrices = {names[id(parameter)] for parameter in decayed}
-    assert exempt <= {"weight", "bias", "A_log", "D", "dt_bias"}
+    assert exempt <= {"weight", "bias", "A_log", "D", "dt_bias", "gate_bias", "skip"}
     assert not any(word in name for name in matrices for word in ("norm", "bias", "A_log", ".D", "embedding"))
     assert "backbone.head.weight" in matrices
 
@@ -140,6 +211,15 @@ def test_label_minus_100_is_not_scored():
         (Mamba, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (Mamba, {"state_size": 0}, "model.state_size"),
         (Mamba, {"layers": 0}, "model.layers"),
+        (MLSTM, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
+        (MLSTM, {"heads": 3}, "model.heads"),
+        (MLSTM, {"qkv_block": 0}, "model.qkv_block"),
+        (MLSTM, {"expand": 0}, "model.expand"),
+        (SLSTM, {"heads": 3}, "model.heads"),
+        (SLSTM, {"layers": 0}, "model.layers"),
+        (Transformer, {"heads": 16}, "model.heads"),
+        (Transformer, {"rotary_base": 1.0}, "model.rotary_base"),
+        (Diagonal, {"eigenvalue_range": (-1, 0)}, "eigenvalue_range"),
     ],
 )
 def test_bad_options_are_named(architecture, options, key):
