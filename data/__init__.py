@@ -1,6 +1,30 @@
-"""LightningDataModules, one file a task."""
+"""LightningDataModules, one file a task; token shards for language modelling.
 
-from data.parity import Parity
-from data.synthetic import Batch, SyntheticTask
+The classes are imported when first used: `python -m data.prepare` and its workers need neither torch nor Lightning.
+"""
 
-__all__ = ["Batch", "Parity", "SyntheticTask"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.errors import DataError
+    from data.fineweb import FineWeb
+    from data.parity import Parity
+    from data.resumable import Batch
+    from data.synthetic import SyntheticTask
+
+__all__ = ["Batch", "DataError", "FineWeb", "Parity", "SyntheticTask"]
+
+_HOME = {
+    "Batch": "data.resumable",
+    "DataError": "data.errors",
+    "FineWeb": "data.fineweb",
+    "Parity": "data.parity",
+    "SyntheticTask": "data.synthetic",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'data' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
