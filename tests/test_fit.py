@@ -32,9 +32,11 @@ def _in_the_checkout(monkeypatch):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "conf")))
-def test_every_configuration_builds(config, tmp_path):
+def test_every_configuration_builds(config, random_shards, tmp_path):
     for span in ("[0,1]", "[-1,1]"):
         options = [f"--config={config}", f"--model.eigenvalue_range={span}", f"--run_dir={tmp_path / span}"]
+        if "data.FineWeb" in config.read_text():
+            options.append(f"--data.shards={random_shards}")
         cli = FitCLI([*options, "--trainer.accelerator=cpu"])
         logits, _ = cli.model(next(iter(cli.datamodule.train_dataloader())).inputs[:2])
         assert logits.shape[-1] == cli.datamodule.vocab_size

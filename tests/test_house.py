@@ -36,8 +36,8 @@ def test_who_may_import_whom(room):
 
 
 def test_importing_lrnn_needs_neither_triton_nor_fla():
-    code = "import sys; sys.modules.update(triton=None, fla=None); import lrnn, lrnn.ops, lrnn.models, callbacks\nfrom data import *"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    code = "import sys; sys.modules.update(triton=None, fla=None); import lrnn, lrnn.ops, lrnn.models, callbacks"
+    subprocess.run([sys.executable, "-c", f"{code}\nfrom data import *"], check=True, cwd=ROOT)
 
 
 def test_preparing_data_needs_neither_torch_nor_optional_libraries():
