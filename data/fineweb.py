@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.errors import DataError
@@ -89,9 +88,9 @@ class FineWeb(ResumableData):
                     f"{self.context} + 1 tokens, {self.folder} has {rows}"
                 )
 
-    def training_batch(self, index: Tensor) -> Batch:
+    def training_batch(self, samples: range, device: torch.device) -> Batch:
         rows = []
-        for sample in index.tolist():
+        for sample in samples:
             epoch, position = divmod(sample, self.rows)
             rows.append(self._order(epoch)(position))
         return self._batch(self.train_tokens, rows)

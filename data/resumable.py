@@ -40,8 +40,8 @@ class ResumableData(L.LightningDataModule, ABC):
         self._resumed_at = (0, 0)  # samples and optimizer steps behind us when this process started
 
     @abstractmethod
-    def training_batch(self, index: Tensor) -> Batch:
-        """The training samples named in index (B,), on its device."""
+    def training_batch(self, samples: range, device: torch.device) -> Batch:
+        """The training samples of those numbers; on the device where they are made, not copied from elsewhere."""
 
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_TrainingBatches(self), batch_size=None, num_workers=self.num_workers)
@@ -82,5 +82,5 @@ class _TrainingBatches(IterableDataset):
         batch, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         while True:
             first = self.start + (batch * self.ranks + self.rank) * size
-            yield self.data.training_batch(torch.arange(first, first + size, device=self.device))
+            yield self.data.training_batch(range(first, first + size), self.device)
             batch += stride

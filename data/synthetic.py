@@ -75,7 +75,8 @@ class SyntheticTask(ResumableData):
     def _lengths(seed: int, index: Tensor, lengths: tuple[int, int]) -> Tensor:
         return random_integers(2 * seed + 1, index, 1, *lengths)[:, 0]
 
-    def training_batch(self, index: Tensor) -> Batch:
+    def training_batch(self, samples: range, device: torch.device) -> Batch:
+        index = torch.arange(samples.start, samples.stop, device=device)
         length = self._lengths(self.seed, index, self.train_lengths)
         return self.sample(2 * self.seed, index, length, longest=self.train_lengths[1], training=True)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from data import DataError, FineWeb
 
 CONTEXT = 16
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def open_rows(folder, batch_size=8, ranks=1, rank=0, step=0, accumulate=1, **opt
         global_rank=rank,
         global_step=step,
         accumulate_grad_batches=accumulate,
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        strategy=SimpleNamespace(root_device=CPU),
     )
     return data
 
@@ -55,7 +56,9 @@ def test_an_epoch_holds_every_token_once(write_shards, lengths, context, vocab_s
         data = open_rows(written, batch_size=1, context=context)
         assert data.rows == rows and data.vocab_size == vocab_size
         for epoch in (0, 1):
-            batches = [data.training_batch(torch.tensor([epoch * rows + i])) for i in range(rows)]
+            batches = [
+                data.training_batch(range(first, first + 1), CPU) for first in range(epoch * rows, (epoch + 1) * rows)
+            ]
             order = [data._order(epoch)(i) for i in range(rows)]
             assert sorted(order) == list(range(rows))
             inputs, labels = [None] * rows, [None] * rows
@@ -102,8 +105,8 @@ def test_resume_goes_on_with_the_next_row(random_shards, ranks, workers, accumul
 
 def test_seeds_and_epochs_have_orders_of_their_own(random_shards):
     data = open_rows(random_shards)
-    orders = [open_rows(random_shards, seed=seed).training_batch(torch.arange(100)).inputs for seed in (3, 4)]
-    orders.append(data.training_batch(torch.arange(data.rows, data.rows + 100)).inputs)
+    orders = [open_rows(random_shards, seed=seed).training_batch(range(100), CPU).inputs for seed in (3, 4)]
+    orders.append(data.training_batch(range(data.rows, data.rows + 100), CPU).inputs)
     for i, order in enumerate(orders):
         for other in orders[:i]:
             assert (order == other).all(1).sum() < 5
