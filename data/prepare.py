@@ -282,7 +282,7 @@ def prepare(
     if (folder / "manifest.json").is_file():
         manifest = Manifest.load(folder)
         refuse_other_settings(folder, manifest.settings, settings)
-        console.print(f"{out} is whole: {_summary(manifest)}")
+        console.print(f"{out} is whole: {_summary(manifest)}", soft_wrap=True)
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -290,7 +290,7 @@ def prepare(
         raise DataError(f"out: {out} could not be made ({error.strerror})") from error
     preparation = Preparation(folder, settings, token_dtype(loaded.vocab_size), shard_tokens)
     if preparation.read:
-        console.print(f"{preparation.read:,} documents are kept from before")
+        console.print(f"{preparation.read:,} documents are kept from before", soft_wrap=True)
     recipe = Recipe(tokenizer, text_key, validation_fraction, bad_documents == "skip")
     start = time.perf_counter()
     try:
@@ -298,7 +298,7 @@ def prepare(
         manifest = preparation.finish(loaded)
     finally:
         preparation.discard_partial()
-    console.print(f"{out}: {_summary(manifest)}, {time.perf_counter() - start:.0f} s")
+    console.print(f"{out}: {_summary(manifest)}, {time.perf_counter() - start:.0f} s", soft_wrap=True)
 
 
 def _tokenize(source: Source, preparation: Preparation, recipe: Recipe, workers: int, console: Console) -> None:
