@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # uv installs in seconds; it does not read pip's settings, so a wheel folder set for pip is handed on.
 .venv/installed: pyproject.toml constraints.txt
@@ -17,6 +17,12 @@ setup: .venv/installed ## Make .venv with the pinned dependencies (every target 
 
 parity: setup ## Train DeltaNet and Mamba with either eigenvalue range on parity; table and picture
 	@$(RUN) -m lrnn.parity --workers $(CORES)
+
+pretrain-smoke: setup ## Prepare real text without a network, train a small DeltaNet on it, generate (again: go on)
+	@$(RUN) -m data.prepare --source=stdlib --out=shards/stdlib --validation_fraction=0.03
+	@$(RUN) -m lrnn.fit --config conf/pretrain_smoke.yaml \
+		$$(test -f runs/pretrain_smoke/checkpoints/last.ckpt && echo --resume=true)
+	@$(RUN) -m lrnn.generate --prompt="class Stack:" --tokens=64
 
 tensorboard: setup ## Open the runs in TensorBoard
 	@.venv/bin/tensorboard --logdir runs
@@ -33,4 +39,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity tensorboard test lint format
+.PHONY: help setup parity pretrain-smoke tensorboard test lint format

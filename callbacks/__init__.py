@@ -5,6 +5,7 @@ from callbacks.compile_training import CompileTraining
 from callbacks.cosine_warmup import CosineWarmup
 from callbacks.length_figure import length_figure
 from callbacks.length_generalization import LengthGeneralization
+from callbacks.perplexity import Perplexity
 from callbacks.progress import Progress
 from callbacks.scaled_accuracy import ScaledAccuracy
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
@@ -13,6 +14,7 @@ __all__ = [
     "CompileTraining",
     "CosineWarmup",
     "LengthGeneralization",
+    "Perplexity",
     "Progress",
     "ResumableCheckpoint",
     "ScaledAccuracy",

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.counter_random import below, random_bits
-from data.synthetic import IGNORE, Batch, SyntheticTask
+from data.resumable import IGNORE, Batch
+from data.synthetic import SyntheticTask
 
 PAD, PLUS, MINUS, TIMES, EQUALS, FIRST_DIGIT = range(6)
 

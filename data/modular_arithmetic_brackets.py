@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.counter_random import below, random_bits
-from data.synthetic import IGNORE, Batch, SyntheticTask
+from data.resumable import IGNORE, Batch
+from data.synthetic import SyntheticTask
 
 PLUS, MINUS, TIMES, OPEN, CLOSE, EQUALS, PAD = range(7)  # these tokens follow the digits
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from data.counter_random import random_integers
-from data.synthetic import IGNORE, Batch, SyntheticTask
+from data.resumable import IGNORE, Batch
+from data.synthetic import SyntheticTask
 
 
 class Parity(SyntheticTask):

@@ -28,6 +28,7 @@ from callbacks import (
     StopOnNonFinite,
     TrainingDivergedError,
 )
+from data import DataError
 from lrnn.models import LinearRNN
 
 
@@ -100,7 +101,10 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
             check_resumable(checkpoint, cli.model, cli.datamodule)
     except (ArgumentError, ValueError, OSError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
         raise ConfigError(one_line(str(error))) from error
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
+    try:
+        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
+    except DataError as error:  # found while the data are read or divided among the ranks
+        raise ConfigError(one_line(str(error))) from error
     return cli
 
 

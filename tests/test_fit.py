@@ -10,9 +10,11 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lrnn.fit import ConfigError, FitCLI, fit
+from lrnn.generate import load_model
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted(ROOT.glob("conf/**/*.yaml"))
@@ -33,10 +35,12 @@ def _in_the_checkout(monkeypatch):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "conf")))
-def test_every_configuration_builds(config, tmp_path):
+def test_every_configuration_builds(config, random_shards, tmp_path):
     has_range = "eigenvalue_range" in config.read_text()
     for span in ("[0,1]", "[-1,1]") if has_range else ("no range",):
         options = [f"--config={config}", f"--run_dir={tmp_path / span}", "--trainer.accelerator=cpu"]
+        if "data.FineWeb" in config.read_text():
+            options.append(f"--data.shards={random_shards}")
         cli = FitCLI([*options, f"--model.eigenvalue_range={span}"] if has_range else options)
         logits, _ = cli.model(next(iter(cli.datamodule.train_dataloader())).inputs[:2])
         assert logits.shape[-1] == cli.datamodule.vocab_size
@@ -171,3 +175,11 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
     for name, weight in ends[0]["state_dict"].items():
         torch.testing.assert_close(ends[1]["state_dict"][name], weight, rtol=1e-3, atol=1e-4)
     assert results[0] == results[1]
+
+
+def test_the_forms_that_the_ops_run_in_are_recorded(tmp_path):
+    fit([*TINY, "--trainer.max_steps=1", f"--run_dir={tmp_path}/run"])
+    hparams = yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())
+    assert hparams["form"] == "auto"
+    assert hparams["forms_in_use"]["delta_rule"] == "chunked"
+    assert load_model(f"{tmp_path}/run/checkpoints/last.ckpt").hparams["form"] == "auto"

@@ -36,5 +36,11 @@ def test_who_may_import_whom(room):
 
 
 def test_importing_lrnn_needs_neither_triton_nor_fla():
-    code = "import sys; sys.modules.update(triton=None, fla=None); import lrnn, lrnn.ops, lrnn.models, data, callbacks"
+    code = "import sys; sys.modules.update(triton=None, fla=None); import lrnn, lrnn.ops, lrnn.models, callbacks"
+    subprocess.run([sys.executable, "-c", f"{code}\nfrom data import *"], check=True, cwd=ROOT)
+
+
+def test_preparing_data_needs_neither_torch_nor_optional_libraries():
+    absent = "torch, lightning, datasets, pyarrow, tokenizers, huggingface_hub"
+    code = f"import sys; sys.modules.update(dict.fromkeys('{absent}'.split(', '))); import data.prepare"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

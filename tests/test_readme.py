@@ -5,7 +5,9 @@ import shlex
 from pathlib import Path
 
 import pytest
+from jsonargparse import auto_cli, capture_parser
 
+from data.prepare import prepare
 from lrnn.fit import FitCLI
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +21,7 @@ def test_make_targets_exist():
     assert {"parity", "test"} <= shown <= targets
 
 
-def test_fit_commands_parse(monkeypatch, tmp_path):
+def test_fit_commands_parse(monkeypatch, random_shards, tmp_path):
     monkeypatch.chdir(ROOT)
     commands = re.findall(r"^(?:\.venv/bin/)?python -m lrnn\.fit (.*)$", CODE, re.MULTILINE)
     assert commands
@@ -27,8 +29,18 @@ def test_fit_commands_parse(monkeypatch, tmp_path):
         arguments = shlex.split(command, comments=True)
         resume = "--resume=true" in arguments
         arguments = [argument for argument in arguments if argument != "--resume=true"]
+        if any("pretrain" in argument for argument in arguments):
+            arguments.append(f"--data.shards={random_shards}")
         cli = FitCLI([*arguments, f"--run_dir={tmp_path}/{i}", "--trainer.accelerator=cpu"])
         assert cli.model and not (resume and cli.config.resume)
+
+
+def test_prepare_commands_parse():
+    parser = capture_parser(lambda: auto_cli(prepare))
+    commands = re.findall(r"^python -m data\.prepare (.*)$", CODE, re.MULTILINE)
+    assert commands
+    for command in commands:
+        parser.parse_args(shlex.split(command, comments=True))
 
 
 FILES = re.findall(r"(?:\]\(|`)((?:conf|lrnn|data|callbacks|tests|results)/[\w/.-]+)(?:\)|`)", README)

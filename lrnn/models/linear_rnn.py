@@ -94,7 +94,8 @@ class LinearRNN(L.LightningModule):
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             self(tokens)
-        self.save_hyperparameters({"forms_in_use": dict(forms_in_use)})
+        if self.logger:
+            self.logger.log_hyperparams({"forms_in_use": dict(forms_in_use)})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         logits, _ = self(batch.inputs)

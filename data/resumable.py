@@ -1,0 +1,86 @@
+"""What all data modules share: one numbered sequence of training samples, and where in it a run stands."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+IGNORE = -100  # label where nothing is scored
+
+
+class Batch(NamedTuple):
+    inputs: Tensor  # token ids (B, T), padded on the right
+    labels: Tensor  # (B, T), IGNORE where nothing is scored
+
+
+class ResumableData(L.LightningDataModule, ABC):
+    """Data whose training sample n is a pure function of (seed, n), for n = 0, 1, 2, ... without end.
+
+    Training batch s of a run holds the next batch_size * ranks samples, so the data do not depend on the
+    number of workers, and a resumed run goes on with the sample after the last one it has learned from.
+    """
+
+    vocab_size: int
+
+    def __init__(self, batch_size: int, seed: int, num_workers: int):
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size: must be at least 1, got {batch_size}")
+        if not 0 <= seed < 2**20:
+            raise ValueError(f"seed: must lie in [0, {2**20}), got {seed}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers: must be at least 0, got {num_workers}")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self._resumed_at = (0, 0)  # samples and optimizer steps behind us when this process started
+
+    @abstractmethod
+    def training_batch(self, samples: range, device: torch.device) -> Batch:
+        """The training samples of those numbers; on the device where they are made, not copied from elsewhere."""
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(_TrainingBatches(self), batch_size=None, num_workers=self.num_workers)
+
+    @property
+    def samples_consumed(self) -> int:
+        """Samples, over all ranks, that the weights have learned from."""
+        samples, step = self._resumed_at
+        trainer = self.trainer
+        if trainer is None:
+            return samples
+        samples_a_step = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        return samples + (trainer.global_step - step) * samples_a_step
+
+    def state_dict(self) -> dict[str, Any]:
+        step = self.trainer.global_step if self.trainer else 0
+        return {"seed": self.seed, "samples_consumed": self.samples_consumed, "global_step": step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["seed"] != self.seed:
+            raise ValueError(f"data.seed: the checkpoint was trained with {state_dict['seed']}, got {self.seed}")
+        self._resumed_at = (state_dict["samples_consumed"], state_dict["global_step"])
+
+
+class _TrainingBatches(IterableDataset):
+    """This rank's batches, from the first sample not yet consumed; workers take them in turn."""
+
+    def __init__(self, data: ResumableData):
+        self.data = data
+        trainer = data.trainer
+        self.rank, self.ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        in_process = trainer and data.num_workers == 0
+        self.device = trainer.strategy.root_device if in_process else torch.device("cpu")  # type: ignore[union-attr]
+        self.start = data.samples_consumed
+
+    def __iter__(self) -> Iterator[Batch]:
+        size, worker = self.data.batch_size, get_worker_info()
+        batch, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        while True:
+            first = self.start + (batch * self.ranks + self.rank) * size
+            yield self.data.training_batch(range(first, first + size), self.device)
+            batch += stride

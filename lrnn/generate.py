@@ -1,0 +1,99 @@
+"""Continue a text: python -m lrnn.generate --checkpoint=runs/pretrain_smoke/checkpoints/last.ckpt --prompt="def "
+
+The prompt is read in one call, then each token takes one `step`: the cost of a token does not depend on the past.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentError, auto_cli
+from torch import Tensor
+
+import lrnn.models
+from data import DataError
+from data.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
+from lrnn.fit import ConfigError
+from lrnn.models import LinearRNN
+
+
+def load_model(checkpoint: str) -> LinearRNN:
+    """The model of a checkpoint of `python -m lrnn.fit`, ready to be evaluated."""
+    if not Path(checkpoint).is_file():
+        raise ConfigError(f"checkpoint: there is no file {checkpoint}")
+    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    options = {name: value for name, value in saved["hyper_parameters"].items() if not name.startswith("_")}
+    model: LinearRNN = getattr(lrnn.models, saved["model"])(**options)
+    model.load_state_dict(saved["state_dict"])
+    return model.eval()
+
+
+@torch.no_grad()
+def sample(model: LinearRNN, prompt: Tensor, temperature: float, top_k: int, seed: int) -> Iterator[int]:
+    """Tokens after the prompt (T,), without end."""
+    random = torch.Generator().manual_seed(seed)
+    logits, state = model(prompt[None])
+    logits = logits[:, -1]
+    while True:
+        best, tokens = logits[0].float().cpu().topk(min(top_k, logits.shape[-1]))  # in descending order
+        chosen = 0
+        if temperature:
+            chosen = int(torch.multinomial(torch.softmax(best / temperature, 0), 1, generator=random))
+        yield int(tokens[chosen])
+        logits, state = model.step(tokens[chosen, None].to(prompt.device), state)
+
+
+def generate(
+    checkpoint: str = "runs/pretrain_smoke/checkpoints/last.ckpt",
+    prompt: str = "def ",
+    tokens: int = 128,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int = 0,
+    tokenizer: str = DEFAULT_TOKENIZER,
+    device: str = "cpu",
+) -> None:
+    """Print a prompt and its continuation, up to the end of the document.
+
+    Args:
+        checkpoint: of a language model that `python -m lrnn.fit` has trained.
+        prompt: the text to continue.
+        tokens: how many to add at most.
+        temperature: of the softmax that tokens are drawn from; 0 always takes the likeliest.
+        top_k: draw among that many likeliest tokens.
+        seed: of the drawing.
+        tokenizer: the one that the model was trained with.
+        device: cpu or cuda.
+    """
+    for name, value, least in (("tokens", tokens, 1), ("top_k", top_k, 1), ("temperature", temperature, 0)):
+        if value < least:
+            raise ConfigError(f"{name}: must be at least {least}, got {value}")
+    model, pieces = load_model(checkpoint).to(device), load_tokenizer(tokenizer)
+    vocabulary = model.backbone.head.out_features
+    if vocabulary != pieces.vocab_size:
+        raise ConfigError(f"tokenizer: {tokenizer} has {pieces.vocab_size} tokens, the model {vocabulary}")
+    ids = pieces.encode([prompt])[0].tolist() or [pieces.eos]  # a document begins after the end of another
+    shown = pieces.decode(ids)
+    print(shown, end="", flush=True)
+    stream = sample(model, torch.tensor(ids, device=device), temperature, top_k, seed)
+    for _, token in zip(range(tokens), stream, strict=False):
+        if token == pieces.eos:
+            break
+        ids.append(token)
+        text = pieces.decode(ids)
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the first bytes of a character
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print()
+
+
+def main() -> None:
+    try:
+        auto_cli(generate, exit_on_error=False, prog="python -m lrnn.generate")
+    except (ArgumentError, ConfigError, DataError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()
