@@ -30,6 +30,12 @@ tensorboard: setup ## Open the runs in TensorBoard
 test: setup ## Run the tests
 	@$(RUN) -m pytest
 
+test-gpu: setup ## Run the tests that need a CUDA device
+	@$(RUN) -m pytest -m gpu -n 4
+
+bench: setup ## Time ours beside a baseline: on a GPU kernels and training steps, else the CPU forms
+	@$(RUN) -m lrnn.bench
+
 lint: setup ## Check style and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -39,4 +45,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity pretrain-smoke tensorboard test lint format
+.PHONY: help setup parity pretrain-smoke tensorboard test test-gpu bench lint format

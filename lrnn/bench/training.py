@@ -14,8 +14,10 @@ from torch import Tensor
 
 from callbacks import CompileTraining
 from data import Batch
+from lrnn.bench.kernels import matrix_product_rate
+from lrnn.bench.row import Row, in_turn
 from lrnn.fit import fit
-from lrnn.models import DeltaNet, LinearRNN, Mamba
+from lrnn.models import DeltaNet, LinearRNN
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,53 @@ class Timing:
     seconds: float  # a step
     peak_bytes: int
     parameters: int
+
+
+ROUNDS = 2
+
+
+def rows() -> Iterator[Row]:
+    """Every comparison measures the baseline and ours in turn."""
+    yield from _parity()
+    product_rate = matrix_product_rate()
+    yield Row("8192^3 matrix product, bf16", product_rate / 1e12, None, "TFLOP/s")
+    for name, shape in (("DeltaNet 340M", DELTA_NET_340M), ("DeltaNet 1.3B", DELTA_NET_1B)):
+        yield from _language_model(name, shape, product_rate)
+
+
+def _parity() -> Iterator[Row]:
+    delta_net, mamba = (f"conf/paper/parity_{name}.yaml" for name in ("delta_net", "mamba"))
+    narrow = ("--model.eigenvalue_range=[0,1]",)
+    ours, bare = in_turn(
+        lambda: 1e3 * fit_step(delta_net).seconds, lambda: 1e3 * bare_loop_step(PARITY, 5, 40).seconds, ROUNDS
+    )
+    yield Row("paper-size parity, DeltaNet, a step: python -m lrnn.fit, bare loop", ours, bare, "ms")
+    for name, config in (("DeltaNet", delta_net), ("Mamba", mamba)):
+        wide, restricted = in_turn(
+            lambda config=config: 1e3 * fit_step(config).seconds,  # type: ignore[misc]
+            lambda config=config: 1e3 * fit_step(config, narrow).seconds,  # type: ignore[misc]
+            ROUNDS,
+        )
+        yield Row(f"paper-size parity, {name}, a step: [-1, 1], [0, 1]", wide, restricted, "ms")
+
+
+def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Row]:
+    timings = [(bare_loop_step(shape), lightning_step(our_delta_net(shape), shape)) for _ in range(ROUNDS)]
+    bare, ours = (min((pair[i] for pair in timings), key=lambda timing: timing.seconds) for i in (0, 1))
+    tokens = shape.batch * shape.length
+    embedding = shape.vocab_size * shape.width
+
+    def share(timing: Timing) -> float:
+        """Of the matrix product's rate: 6 operations a parameter and token, the recurrence left out."""
+        return 6 * (timing.parameters - embedding) * tokens / timing.seconds / product_rate
+
+    yield Row(
+        f"{name}, {shape.batch} x {shape.length}: ours, bare", tokens / ours.seconds, tokens / bare.seconds, "tokens/s"
+    )
+    yield Row(f"{name}, share of a matrix product's rate: ours, bare", share(ours), share(bare), "share")
+    yield Row(f"{name}, peak memory: ours, bare", ours.peak_bytes / 2**30, bare.peak_bytes / 2**30, "GiB")
+    narrow = lightning_step(our_delta_net(shape, (0, 1)), shape)
+    yield Row(f"{name}: [-1, 1], [0, 1]", tokens / ours.seconds, tokens / narrow.seconds, "tokens/s")
 
 
 class _Stopwatch(L.Callback):
@@ -78,6 +127,7 @@ def fit_step(config: str, options: tuple[str, ...] = (), warmup: int = 20, steps
                 "--trainer.limit_val_batches=0",
                 "--trainer.callbacks=[]",
                 "--trainer.enable_model_summary=false",
+                "--trainer.enable_progress_bar=false",
                 *options,
             ],
             [watch],
@@ -112,19 +162,6 @@ def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> 
             heads=shape.heads,
             layers=shape.layers,
             mlp_width=shape.mlp_width,
-            vocab_size=shape.vocab_size,
-            init_std=0.02,
-            learning_rate=3e-4,
-        )
-
-
-def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> LinearRNN:
-    _start_afresh()
-    with torch.device("cuda"):
-        return Mamba(
-            eigenvalue_range,
-            width=shape.width,
-            layers=shape.layers,
             vocab_size=shape.vocab_size,
             init_std=0.02,
             learning_rate=3e-4,

@@ -1,0 +1,71 @@
+"""python -m lrnn.bench: on a GPU kernels and training steps, else the CPU forms; a table, and files for the README."""
+
+import json
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jsonargparse import auto_cli
+from rich.console import Console
+
+import lrnn.kernel_cache  # noqa: F401  sets the cache's folders
+from lrnn.bench.row import Row
+
+
+def bench(part: Literal["all", "kernels", "training"] = "all", out: str = "results/bench") -> None:
+    """Measure ours beside a baseline, and write <device>.json and <device>.md.
+
+    Args:
+        part: on a GPU, what to measure.
+        out: folder of the results.
+    """
+    on_gpu = torch.cuda.is_available()
+    device = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    console, rows = Console(), []
+    for row in _rows(on_gpu, part):
+        rows.append(row)
+        console.print(_line(row))
+    folder, name = Path(out), re.sub(r"\W+", "_", device).strip("_").lower()
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [{**asdict(row), "ratio": row.ratio} for row in rows]
+    (folder / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n")
+    table = [f"`python -m lrnn.bench` on {device}, PyTorch {torch.__version__}", ""]
+    table += ["| what: ours, baseline | ours | baseline | unit | ratio |", "| --- | --- | --- | --- | --- |"]
+    (folder / f"{name}.md").write_text("\n".join([*table, *map(_line, rows)]) + "\n")
+    console.print(f"written: {folder / name}.json, .md")
+
+
+def _rows(on_gpu: bool, part: str) -> Iterator[Row]:
+    if not on_gpu:
+        from lrnn.bench import cpu
+
+        yield from cpu.rows()
+        return
+    if part != "training":
+        from lrnn.bench import kernels
+
+        yield from kernels.rows()
+    if part != "kernels":
+        from lrnn.bench import training
+
+        yield from training.rows()
+
+
+def _line(row: Row) -> str:
+    baseline, ratio = (f"{x:,.3g}" if x is not None else "-" for x in (row.baseline, row.ratio))
+    return f"| {row.name} | {row.ours:,.4g} | {baseline} | {row.unit} | {ratio} |"
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    sys.argv = sys.argv[:1]  # LightningCLI, which the training steps go through, warns about them
+    auto_cli(bench, args=arguments, prog="python -m lrnn.bench")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""On a GPU: the kernels, forward and backward, from a CUDA graph, so that launching does not count."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lrnn.bench.row import Row, in_turn
+from lrnn.ops import delta_rule_fla, delta_rule_triton
+from lrnn.ops.selective_scan_triton import selective_scan_backward, selective_scan_op
+from lrnn.ops.short_convolution_triton import short_convolution_backward, short_convolution_op
+
+ROUNDS = 3
+EXPONENTIALS_A_CLOCK = 16  # of one multiprocessor
+
+
+def rows() -> Iterator[Row]:
+    bandwidth = copy_bandwidth()
+    yield Row("copy of 1 GiB, read and written", bandwidth / 1e9, None, "GB/s")
+    for sizes in ((8, 2048, 2048, 16), (1024, 40, 256, 16)):
+        for s in (1, 2):
+            yield _selective_scan(*sizes, s, bandwidth)
+    yield _delta_rule_short(1024, 40, 4, 32)
+    yield _short_convolution(6, 2048, 6144)
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second, counting those read and those written."""
+    x = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    y = torch.empty_like(x)
+    return 2 * 2**30 / (milliseconds(lambda: y.copy_(x)) / 1e3)
+
+
+def matrix_product_rate() -> float:
+    """Operations a second of an 8192^3 product in bfloat16."""
+    a, b = _randn(2, 8192, 8192).unbind()
+    return 2 * 8192**3 / (milliseconds(lambda: a @ b) / 1e3)
+
+
+def milliseconds(function: Callable[[], object]) -> float:
+    from triton.testing import do_bench_cudagraph
+
+    return do_bench_cudagraph(function, rep=20, return_mode="median")
+
+
+def _randn(*shape: int) -> Tensor:
+    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+
+
+def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float) -> Row:
+    """Beside the time that its bytes and exponentials take at the least."""
+    u, dy = _randn(2, batch, T, D).unbind()
+    dt, A = F.softplus(_randn(batch, T, D)), -torch.arange(1.0, N + 1, device="cuda").repeat(D, 1).mT
+    B, C = _randn(2, batch, T, N).unbind()
+    _, _, starts = selective_scan_op(u, dt, A, B, C, None, s, True)
+
+    def both() -> None:
+        selective_scan_op(u, dt, A, B, C, None, s, True)
+        selective_scan_backward(u, dt, A, B, C, starts, dy, None, s)
+
+    numbers = 3 * u.numel() + 5 * u.numel()  # u, dt, y; u, dt, dy, du, ddt
+    card = torch.cuda.get_device_properties(0)
+    clock = card.clock_rate * 1e3 if hasattr(card, "clock_rate") else 1.98e9
+    exponentials = 2 * u.numel() * N / (EXPONENTIALS_A_CLOCK * card.multi_processor_count * clock)
+    floor = 1e3 * max(2 * numbers / bandwidth, exponentials)
+    name = f"selective scan [{1 - s}, 1], {batch} x {T}, {D} channels of {N} states, bf16: ours, floor"
+    return Row(name, milliseconds(both), floor, "ms")
+
+
+def _delta_rule_short(B: int, T: int, H: int, K: int) -> Row:
+    """Beside the faster of flash-linear-attention's two forms."""
+    from fla.ops.delta_rule import fused_recurrent_delta_rule
+
+    q, k, v, do = _randn(4, B, T, H, K).unbind()
+    k = F.normalize(k.float(), dim=-1).bfloat16()
+    beta = 2 * torch.rand(B, T, H, device="cuda")
+    inverse = delta_rule_fla.delta_rule_op(q, k, v, beta, None)[2]
+    inputs = [x.clone().requires_grad_() for x in (q, k, v, beta)]
+
+    def ours() -> None:
+        delta_rule_triton.delta_rule_op(q, k, v, beta, None)
+        delta_rule_triton.delta_rule_backward(q, k, v, beta, None, do, None)
+
+    def chunked() -> None:
+        delta_rule_fla.delta_rule_op(q, k, v, beta, None)
+        delta_rule_fla.delta_rule_backward(q, k, v, beta, None, inverse, do, None)
+
+    def recurrent() -> None:
+        o, _ = fused_recurrent_delta_rule(*inputs, scale=1.0)
+        torch.autograd.grad(o, inputs, do)
+
+    best = min((chunked, recurrent), key=milliseconds)
+    times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(best), ROUNDS)
+    name = f"delta rule, {B} x {T}, {H} heads of {K}, bf16: ours, flash-linear-attention's {best.__name__}"
+    return Row(name, *times, "ms")
+
+
+def _short_convolution(B: int, T: int, C: int) -> Row:
+    """Beside PyTorch's convolution and SiLU, eager."""
+    x, dy = _randn(2, B, T, C).unbind()
+    weight = torch.randn(C, 4, device="cuda")
+    x_conv, w_conv = x.mT.clone().requires_grad_(), weight.bfloat16()[:, None].clone().requires_grad_()
+
+    def ours() -> None:
+        short_convolution_op(x, weight, None)
+        short_convolution_backward(x, weight, None, dy)
+
+    def pytorch() -> None:
+        y: Tensor = F.silu(F.conv1d(F.pad(x_conv, (3, 0)), w_conv, groups=C))
+        torch.autograd.grad(y, (x_conv, w_conv), dy.mT)
+
+    times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(pytorch), ROUNDS)
+    return Row(f"short convolution, {B} x {T} x {C}, bf16: ours, PyTorch's", *times, "ms")
