@@ -18,6 +18,7 @@ from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lrnn.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
@@ -69,6 +70,8 @@ class FitCLI(LightningCLI):
         steps = self.config.trainer.max_steps
         if steps < 1:
             raise ConfigError(f"trainer.max_steps: must be at least 1, the schedule ends with it, got {steps}")
+        if self.config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            raise ConfigError("trainer.accelerator: a GPU was asked for, but CUDA finds none here; choose cpu or auto")
         if self.config.resume and not self.checkpoint.is_file():
             raise ConfigError(f"resume: there is no checkpoint {self.checkpoint}")
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it may have made the folder by now
@@ -99,11 +102,11 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
         checkpoint = cli.checkpoint if cli.config.resume else None
         if checkpoint:
             check_resumable(checkpoint, cli.model, cli.datamodule)
-    except (ArgumentError, ValueError, OSError, L.pytorch.utilities.exceptions.MisconfigurationException) as error:
+    except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         raise ConfigError(one_line(str(error))) from error
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
-    except DataError as error:  # found while the data are read or divided among the ranks
+    except (DataError, MisconfigurationException) as error:  # found when the data and the devices are there
         raise ConfigError(one_line(str(error))) from error
     return cli
 

@@ -59,6 +59,12 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         ([*TINY, "--resume=true"], "resume: there is no checkpoint"),
         ([*TINY, "--schedule.warmup=-1"], "warmup: must be at least 0"),
         ([*TINY, "--trainer.max_steps=-1"], "trainer.max_steps: must be at least 1"),
+        ([*TINY, "--model.form=fastest"], "model.form"),
+        pytest.param(
+            [*TINY, "--trainer.accelerator=gpu"],
+            "trainer.accelerator: a GPU was asked for",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
     ],
 )
 def test_bad_input_is_one_line_that_names_the_key(options, message, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {
     "lrnn/ops": {"lightning", "data", "callbacks", "lrnn.models", "torchmetrics"},
+    "lrnn/ops/kernels": {"torch", "lightning", "data", "callbacks", "lrnn"},
     "lrnn/models": {"data", "callbacks"},
     "data": {"lrnn", "callbacks"},
     "callbacks": {"lrnn", "data"},

@@ -13,7 +13,7 @@ import functools
 import importlib
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,19 +38,7 @@ def choose_form(
             raise ValueError(f"{op}: all tensors must be on one device, got {first.device} and {x.device}")
     if form == "auto" and first.shape[1] == 1:
         return "recurrent"
-    return _choose(op, form, first.device.type, first.dtype, modules, obstacle)
-
-
-@torch.compiler.assume_constant_result  # under torch.compile it runs when the graph is made
-def _choose(op: str, *key: Any) -> Form:
-    forms_in_use[op] = chosen = _choose_once(op, *key)
-    return chosen
-
-
-@functools.cache
-def _choose_once(
-    op: str, form: Form, device: str, dtype: torch.dtype, modules: tuple[str, ...], obstacle: str | None
-) -> Form:
+    device, dtype = first.device.type, first.dtype
     if dtype not in KERNEL_DTYPES:
         obstacle = f"{dtype}, where it takes bfloat16, float16 or float32"
     chosen = form
@@ -61,6 +49,18 @@ def _choose_once(
             raise ValueError(f"{op}: form triton needs tensors on a GPU, got {device}; set form to auto or chunked")
         if obstacle:
             raise ValueError(f"{op}: form triton can't take {obstacle}; set form to auto or chunked")
+    if not torch.compiler.is_compiling():  # a compiler calls what has been called before, and can't follow this
+        forms_in_use[op] = chosen
+        _prepare(op, chosen, device, dtype, modules, obstacle if form == "auto" and device == "cuda" else None)
+    return chosen
+
+
+@functools.cache
+def _prepare(
+    op: str, chosen: Form, device: str, dtype: torch.dtype, modules: tuple[str, ...], obstacle: str | None
+) -> None:
+    """Import the kernels, and say what was chosen."""
+    if chosen == "triton":
         try:
             for module in modules:
                 importlib.import_module(module)
@@ -69,8 +69,7 @@ def _choose_once(
                 f"{op}: its kernels need {error.name}, which is not installed: pip install flash-linear-attention, "
                 "or set form to chunked"
             ) from error
-    if form == "auto" and device == "cuda" and chosen != "triton":
+    if obstacle:
         log.warning("%s runs in its slower form, chunked: the kernels can't take %s", op, obstacle)
     else:
         log.info("%s runs in its form %s on %s in %s", op, chosen, device, str(dtype).removeprefix("torch."))
-    return chosen

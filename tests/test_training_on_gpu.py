@@ -1,0 +1,47 @@
+"""Training on a GPU: compiled and replayed steps learn what plain ones do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lrnn.fit import ConfigError, fit
+
+pytestmark = pytest.mark.gpu
+OPTIONS = (
+    "--trainer.accelerator=gpu",
+    "--trainer.devices=1",
+    "--trainer.precision=32-true",
+    "--trainer.max_steps=20",
+    "--trainer.gradient_clip_val=0.5",
+    "--trainer.callbacks=[]",
+    "--trainer.limit_val_batches=0",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+    "--model.gate_saturation=0",
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+
+
+@pytest.mark.parametrize("config", ["conf/parity.yaml", "conf/parity_mamba.yaml"])
+@pytest.mark.filterwarnings("ignore")  # of the compiler and of flash-linear-attention
+def test_recorded_steps_equal_plain_ones(config, tmp_path):
+    ends = []
+    for name, options in (("plain", ("--compile.enabled=false",)), ("recorded", ("--compile.cuda_graphs=true",))):
+        cli = fit([f"--config={config}", f"--run_dir={tmp_path / name}", *OPTIONS, *options])
+        assert cli.trainer.global_step == 20
+        assert not cli.trainer.optimizers[0].param_groups[0]["capturable"]
+        ends.append(cli.model.state_dict())
+    for name, weight in ends[0].items():
+        torch.testing.assert_close(ends[1][name], weight, rtol=1e-2, atol=1e-3, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_recorded_steps_refuse_accumulation(tmp_path):
+    options = ("--compile.cuda_graphs=true", "--trainer.accumulate_grad_batches=2")
+    with pytest.raises(ConfigError, match=r"compile\.cuda_graphs: needs one device"):
+        fit(["--config=conf/parity.yaml", f"--run_dir={tmp_path}/run", *OPTIONS, *options])
