@@ -10,8 +10,8 @@ from itertools import islice
 
 from jsonargparse import ArgumentError, auto_cli
 
+from data.encode import Recipe, batches, encode
 from data.errors import DataError
-from data.prepare import Recipe, batches, encode
 from data.sources import open_source, text_of
 from data.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
 

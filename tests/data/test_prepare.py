@@ -13,7 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from data import DataError
-from data.prepare import BATCH_BYTES, Recipe, batches, encode, prepare
+from data.encode import BATCH_BYTES, Recipe, batches, encode
+from data.prepare import prepare
 from data.shards import Manifest
 from data.sources import Record
 from data.tokenizer import load_tokenizer
