@@ -38,7 +38,7 @@ class CompileTraining(L.Callback):
         if self.enabled:
             rank_zero_info("The first step compiles and tunes kernels: minutes on a new machine, seconds later on")
             for module, name in pl_module.hot_paths():  # type: ignore[operator]
-                if name not in vars(module):  # from an earlier fit
+                if name not in vars(module):  # else it was compiled for an earlier fit
                     setattr(module, name, torch.compile(getattr(module, name), fullgraph=True, dynamic=False))
 
     def on_train_batch_start(

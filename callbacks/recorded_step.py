@@ -5,6 +5,7 @@ running them. Recorded once and replayed, they cost one launch.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -24,11 +25,14 @@ class RecordedStep:
     def __init__(self, trainer: L.Trainer, model: L.LightningModule, batch: Any):
         self.tokens, self.labels = (x.clone() for x in batch)
         self.optimizer = trainer.optimizers[0]
-        self.parameters = list(model.parameters())
         self.plain_loss: Callable[[Tensor, Tensor], Tensor] = model.loss  # type: ignore[assignment]
         self.precision = trainer.precision_plugin
-        self.clip_value = trainer.gradient_clip_val
-        self.clip_algorithm = trainer.gradient_clip_algorithm
+        self.clip = partial(
+            model.configure_gradient_clipping,
+            self.optimizer,
+            trainer.gradient_clip_val,
+            trainer.gradient_clip_algorithm,
+        )
         self.rates = [torch.zeros((), device=self.tokens.device) for _ in self.optimizer.param_groups]
         self._record()
 
@@ -64,10 +68,7 @@ class RecordedStep:
             torch.set_autocast_cache_enabled(False)  # else the graph would keep casts of the weights as they are now
             loss = self.plain_loss(self.tokens, self.labels)
         loss.backward()
-        if self.clip_value and self.clip_algorithm == "value":
-            torch.nn.utils.clip_grad_value_(self.parameters, self.clip_value)
-        elif self.clip_value:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_value)
+        self.clip()
         self.optimizer.step()
         return loss.detach()
 

@@ -1,4 +1,4 @@
-"""On a CPU: the chunked forms beside the recurrent ones, forward and backward, at the size of paper-like parity."""
+"""On a CPU: the chunked forms beside the recurrent ones, forward and backward, at the sizes of parity."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -93,7 +93,7 @@ def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Ro
 
 
 class _Stopwatch(L.Callback):
-    """Times the steps after the first `warmup`, and then stops the run."""
+    """Times `steps` steps after the first `warmup`."""
 
     def __init__(self, warmup: int, steps: int):
         self.warmup, self.steps = warmup, steps

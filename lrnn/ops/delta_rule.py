@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from lrnn.ops.form import Form, choose_form
 
 SHORT = 64  # tokens
+LARGEST_HEAD = {"ours": 128, "fla": 256}  # K and V that the kernels take
 KERNELS = ("lrnn.ops.delta_rule_triton", "lrnn.ops.delta_rule_fla")
 
 
@@ -85,7 +86,7 @@ def delta_rule(
 
 
 def _obstacle(dtype: torch.dtype, K: int, V: int) -> str | None:
-    largest = 128 if dtype == torch.float32 else 256
+    largest = LARGEST_HEAD["ours" if dtype == torch.float32 else "fla"]
     return None if max(K, V) <= largest else f"heads of {max(K, V)} in {dtype}, only up to {largest}"
 
 
@@ -94,7 +95,7 @@ def _triton(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None)
 
     state = None if state is None else state.float()
     ours = q.shape[1] <= SHORT or v.dtype == torch.float32
-    if ours and max(q.shape[-1], v.shape[-1]) <= delta_rule_triton.HEAD_SIZE:
+    if ours and max(q.shape[-1], v.shape[-1]) <= LARGEST_HEAD["ours"]:
         return delta_rule_triton.delta_rule_op(q, k, v, beta, state)
     return delta_rule_fla.delta_rule_op(q, k, v, beta, state)[:2]
 

@@ -10,8 +10,6 @@ import torch
 from fla.ops.delta_rule.chunk import chunk_delta_rule_bwd, chunk_delta_rule_fwd
 from torch import Tensor
 
-HEAD_SIZE = 256  # the largest
-
 
 @torch.library.custom_op("lrnn::delta_rule_fla", mutates_args=(), device_types="cuda")
 def delta_rule_op(

@@ -10,7 +10,6 @@ from triton import cdiv, next_power_of_2
 from lrnn.ops.kernels.delta_rule import backward_kernel, forward_kernel
 
 CHUNK = 16  # tokens: the least that the matrix units take
-HEAD_SIZE = 128  # the largest: K and V
 
 
 @torch.library.custom_op("lrnn::delta_rule", mutates_args=())
