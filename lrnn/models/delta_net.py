@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
 from lrnn.models.gate_saturation import SaturateLogits
 from lrnn.models.linear_rnn import LinearRNN
-from lrnn.ops import Form, delta_rule, range_scale
+from lrnn.ops import Form, delta_rule, qkv_convolution, range_scale, unit_heads
 
 
 class DeltaNetMixer(nn.Module):
@@ -48,10 +47,12 @@ class DeltaNetMixer(nn.Module):
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)
-        qkv, conv_state = self.conv(self.qkv_proj(x), conv_state)
-        q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in qkv.chunk(3, dim=-1))
-        q = F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5
-        k = F.normalize(at_least_float32(k), dim=-1)
+        qkv = self.qkv_proj(x)
+        if self.conv.kernel_size:
+            (q, k, v), conv_state = qkv_convolution(qkv, self.conv.weight, self.heads, conv_state, form=self.form)
+        else:
+            qkv, conv_state = self.conv(qkv)
+            q, k, v = unit_heads(qkv, self.heads)
         logits = at_least_float32(self.beta_proj(x))
         if self.training and self.gate_saturation:
             logits = SaturateLogits.apply(logits, self.gate_saturation)

@@ -5,6 +5,7 @@ from lrnn.ops.diagonal_scan import diagonal_scan
 from lrnn.ops.eigenvalue_range import range_scale
 from lrnn.ops.form import Form
 from lrnn.ops.mlstm import mlstm
+from lrnn.ops.qkv_convolution import qkv_convolution, unit_heads
 from lrnn.ops.selective_scan import selective_scan
 from lrnn.ops.short_convolution import short_convolution
 from lrnn.ops.slstm import slstm
@@ -14,8 +15,10 @@ __all__ = [
     "delta_rule",
     "diagonal_scan",
     "mlstm",
+    "qkv_convolution",
     "range_scale",
     "selective_scan",
     "short_convolution",
     "slstm",
+    "unit_heads",
 ]

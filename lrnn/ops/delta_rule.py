@@ -15,7 +15,8 @@ Forms of the same function (lrnn/ops/form.py):
   so a chunk costs one triangular solve. Its gradient is written by hand: of the states, only those at
   the chunk starts are kept;
 - `triton` runs on a GPU: up to SHORT tokens, and in float32, a kernel of ours that keeps a head's whole computation
-  on the chip (lrnn/ops/delta_rule_triton.py), else flash-linear-attention's (lrnn/ops/delta_rule_fla.py).
+  on the chip (lrnn/ops/delta_rule_short_triton.py), else kernels of ours that spread over the chunks
+  (lrnn/ops/delta_rule_long_triton.py), or for large heads flash-linear-attention's (lrnn/ops/delta_rule_fla.py).
 """
 
 from typing import Any
@@ -28,7 +29,7 @@ from lrnn.ops.form import Form, choose_form
 
 SHORT = 64  # tokens
 LARGEST_HEAD = {"ours": 128, "fla": 256}  # K and V that the kernels take
-KERNELS = ("lrnn.ops.delta_rule_triton", "lrnn.ops.delta_rule_fla")
+KERNELS = tuple(f"lrnn.ops.delta_rule_{name}" for name in ("short_triton", "long_triton", "fla"))
 
 
 def delta_rule(
@@ -91,13 +92,14 @@ def _obstacle(dtype: torch.dtype, K: int, V: int) -> str | None:
 
 
 def _triton(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-    from lrnn.ops import delta_rule_fla, delta_rule_triton
+    from lrnn.ops import delta_rule_fla, delta_rule_long_triton, delta_rule_short_triton
 
     state = None if state is None else state.float()
-    ours = q.shape[1] <= SHORT or v.dtype == torch.float32
-    if ours and max(q.shape[-1], v.shape[-1]) <= LARGEST_HEAD["ours"]:
-        return delta_rule_triton.delta_rule_op(q, k, v, beta, state)
-    return delta_rule_fla.delta_rule_op(q, k, v, beta, state)[:2]
+    if max(q.shape[-1], v.shape[-1]) > LARGEST_HEAD["ours"]:
+        return delta_rule_fla.delta_rule_op(q, k, v, beta, state)[:2]
+    if q.shape[1] <= SHORT or v.dtype == torch.float32:
+        return delta_rule_short_triton.delta_rule_op(q, k, v, beta, state)
+    return delta_rule_long_triton.delta_rule_op(q, k, v, beta, state, torch.is_grad_enabled())[:2]
 
 
 def _recurrent(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

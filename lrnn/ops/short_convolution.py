@@ -36,9 +36,9 @@ def short_convolution(
         from lrnn.ops.short_convolution_triton import short_convolution_op
 
         if state is None:
-            return short_convolution_op(x, weight, bias), _last(x, taps - 1)
+            return short_convolution_op(x, weight, bias), last_tokens(x, taps - 1)
         x = torch.cat([state.to(x.dtype), x], dim=1)
-        return short_convolution_op(x, weight, bias)[:, taps - 1 :], _last(x, taps - 1)
+        return short_convolution_op(x, weight, bias)[:, taps - 1 :], last_tokens(x, taps - 1)
     if state is None:
         state = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
     x = torch.cat([state, x], dim=1)  # (batch, K - 1 + T, C)
@@ -51,7 +51,7 @@ def short_convolution(
     return F.silu(z).to(x.dtype), x[:, T:]
 
 
-def _last(x: Tensor, tokens: int) -> Tensor:
+def last_tokens(x: Tensor, tokens: int) -> Tensor:
     """The last tokens of x (batch, T, C), with zeros before its start."""
     missing = max(0, tokens - x.shape[1])
     return F.pad(x[:, x.shape[1] - tokens + missing :], (0, 0, missing, 0))

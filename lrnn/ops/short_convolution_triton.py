@@ -9,14 +9,14 @@ from triton import cdiv
 
 from lrnn.ops.kernels.short_convolution import backward_kernel, forward_kernel
 
-BT, BC, WARPS = 32, 128, 2  # tokens and channels a program
+BT, BC, WARPS = 64, 128, 1  # tokens and channels a program
 
 
 @torch.library.custom_op("lrnn::short_convolution", mutates_args=())
 def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """SiLU of the convolution of x (batch, T, C) with zeros before its start; weight (C, K), bias (C,)."""
     batch, T, C = x.shape
-    x = _rows(x)
+    x = evenly_spaced_rows(x)
     y = x.new_empty(batch, T, C)
     forward_kernel[(cdiv(C, BC), cdiv(T, BT), batch)](
         x, weight, bias, y, T, x.stride(1), C=C, K=weight.shape[1], BT=BT, BC=BC, HAS_BIAS=bias is not None,
@@ -36,7 +36,7 @@ def short_convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, weight and bias; the last is empty without one."""
     (batch, T, C), K = x.shape, weight.shape[1]
-    x, dy, blocks = _rows(x), dy.contiguous(), cdiv(T, BT)
+    x, dy, blocks = evenly_spaced_rows(x), dy.contiguous(), cdiv(T, BT)
     dx = x.new_empty(batch, T, C)
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
     dbias = x.new_empty(batch * blocks, C if bias is not None else 0, dtype=torch.float32)
@@ -66,7 +66,7 @@ def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 short_convolution_op.register_autograd(_backward, setup_context=_keep)
 
 
-def _rows(x: Tensor) -> Tensor:
+def evenly_spaced_rows(x: Tensor) -> Tensor:
     """x itself where its rows are evenly spaced, as those of one half of a projection are; else a copy."""
     even = x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1)
     return x if even else x.contiguous()

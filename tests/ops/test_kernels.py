@@ -9,13 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import delta_rule, selective_scan, short_convolution
+from lrnn.ops import delta_rule, qkv_convolution, selective_scan, short_convolution
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":  # set by conftest.py where there is no GPU
     pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
 
-from lrnn.ops.delta_rule_triton import delta_rule_op
+from lrnn.ops.delta_rule_long_triton import delta_rule_op as long_delta_rule_op
+from lrnn.ops.delta_rule_short_triton import delta_rule_op as short_delta_rule_op
+from lrnn.ops.qkv_convolution_triton import qkv_convolution_op
 from lrnn.ops.selective_scan_triton import selective_scan_op
 from lrnn.ops.short_convolution_triton import short_convolution_op
 
@@ -33,13 +35,18 @@ def compare(kernels, specification, tensors):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5 * max(1.0, b.abs().max().item()))
 
 
-@pytest.mark.parametrize(("T", "K", "V"), [(21, 20, 16), (1, 16, 32)])
-def test_delta_rule(T, K, V):
-    q, k = torch.randn(1, T, 3, K), F.normalize(torch.randn(1, T, 3, K), dim=-1)
-    beta = 2 * torch.rand(1, T, 3)
-    beta[:, ::3] = 2
-    tensors = q, k, torch.randn(1, T, 3, V), beta, torch.randn(1, 3, K, V)
-    compare(delta_rule_op, lambda *x: delta_rule(*x, form="recurrent"), tensors)
+@pytest.mark.parametrize(("form", "T", "K", "V"), [("short", 21, 20, 16), ("short", 1, 16, 32), ("long", 130, 72, 80)])
+def test_delta_rule(form, T, K, V):
+    q, k = torch.randn(1, T, 2, K), F.normalize(torch.randn(1, T, 2, K), dim=-1)
+    beta = 2 * torch.rand(1, T, 2)
+    beta[:, ::3], beta[:, 1:2] = 2, 0
+    k[:, 2::2] = k[:, :1]  # where keys repeat, I + A is far from the identity
+    tensors = q, k, torch.randn(1, T, 2, V), beta, torch.randn(1, 2, K, V)
+
+    def kernels(*x):
+        return short_delta_rule_op(*x) if form == "short" else long_delta_rule_op(*x, True)[:2]
+
+    compare(kernels, lambda *x: delta_rule(*x, form="recurrent"), tensors)
 
 
 @pytest.mark.parametrize("s", [1, 2])
@@ -69,3 +76,11 @@ def test_short_convolution_of_half_a_projection(T, K, has_bias):
         return short_convolution(x[..., :12], weight, bias)[:1]
 
     compare(kernels, specification, (x, weight, bias) if has_bias else (x, weight))
+
+
+@pytest.mark.parametrize(("T", "K", "D"), [(2, 4, 3), (40, 4, 8), (5, 1, 16)])
+def test_qkv_convolution(T, K, D):
+    tensors = torch.randn(2, T, 6 * D), torch.randn(6 * D, K)
+    compare(
+        lambda x, weight: qkv_convolution_op(x, weight, 2), lambda x, weight: qkv_convolution(x, weight, 2)[0], tensors
+    )

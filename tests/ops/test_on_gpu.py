@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import delta_rule, selective_scan, short_convolution
+from lrnn.ops import delta_rule, qkv_convolution, selective_scan, short_convolution
 
 pytestmark = pytest.mark.gpu
 
@@ -46,7 +46,7 @@ def compare(op, tensors, names, tolerance):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("beta_is_2", [False, True])
-@pytest.mark.parametrize(("T", "K", "V"), [*((T, 32, 32) for T in LENGTHS), (100, 128, 64), (65, 16, 16), (65, 64, 64)])
+@pytest.mark.parametrize(("T", "K", "V"), [*((T, 32, 32) for T in LENGTHS), (100, 128, 64), (65, 16, 16), (65, 64, 128), (70, 96, 80)])
 def test_delta_rule(T, K, V, beta_is_2, dtype):
     B, H = 2, 2
     q, k, v = torch.randn(B, T, H, K), F.normalize(torch.randn(B, T, H, K), dim=-1), torch.randn(B, T, H, V)
@@ -92,6 +92,18 @@ def test_short_convolution(T, C, K, has_bias, dtype):
         return (short_convolution(x, weight, bias, state, form=form)[0],)
 
     compare(op, tensors, ("y", "dx", "dweight", "dbias", "dstate")[: 1 + len(tensors)], TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "D", "has_state"), [(2, 32, False), (65, 128, False), (100, 24, True)])
+def test_qkv_convolution(T, D, has_state, dtype):
+    x, weight = torch.randn(2, T, 6 * D).to(dtype), torch.randn(6 * D, 4)
+    tensors = (x, weight, torch.randn(2, 3, 6 * D).to(dtype)) if has_state else (x, weight)
+
+    def op(x, weight, state=None, form="auto"):
+        return qkv_convolution(x, weight, 2, state, form=form)[0]
+
+    compare(op, tensors, ("q", "k", "v", "dx", "dweight", "dstate")[: 3 + len(tensors)], TOLERANCE[dtype])
 
 
 @torch.no_grad()

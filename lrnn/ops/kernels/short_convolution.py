@@ -11,13 +11,13 @@ import triton.language as tl
 
 
 @triton.jit
-def _token(x, t, T, stride, c, C: tl.constexpr):
+def load_token(x, t, T, stride, c, C: tl.constexpr):
     """Token t of x (T, C) at channels c, in float32; zeros before the start and past the end."""
     return tl.load(x + t * stride + c, (t >= 0) & (t < T) & (c < C), 0.0).to(tl.float32)
 
 
 @triton.jit
-def _weights(w, bias, c, C: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.constexpr):
+def load_weights(w, bias, c, C: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.constexpr):
     """The taps as a tuple, and the bias: (BC,) each, in float32."""
     taps = ()
     for j in tl.static_range(K):
@@ -26,6 +26,15 @@ def _weights(w, bias, c, C: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.constexp
     if HAS_BIAS:
         z0 = tl.load(bias + c, c < C, 0.0).to(tl.float32)
     return taps, z0
+
+
+@triton.jit
+def newest(x, past):
+    """The tokens (oldest, ..., newest) after x has come."""
+    kept = ()
+    for j in tl.static_range(1, len(past)):
+        kept += (past[j],)
+    return kept + (x,)
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -38,15 +47,18 @@ def forward_kernel(
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     x += b * T * stride
     y += b * T * C
-    taps, z0 = _weights(w, bias, c, C, K, HAS_BIAS)
+    taps, z0 = load_weights(w, bias, c, C, K, HAS_BIAS)
     xs = ()
-    for s in tl.static_range(BT + K - 1):
-        xs += (_token(x, first - (K - 1) + s, T, stride, c, C),)
-    for s in tl.static_range(BT):
+    for j in tl.static_range(K):
+        xs += (load_token(x, first - K + j, T, stride, c, C),)
+    x_next = load_token(x, first, T, stride, c, C)
+    for t in range(first, first + BT):
+        xs = newest(x_next, xs)
+        x_next = load_token(x, t + 1, T, stride, c, C)  # on its way while this token is worked on
         z = z0
         for j in tl.static_range(K):
-            z += taps[j] * xs[s + j]
-        tl.store(y + (first + s) * C + c, z * tl.sigmoid(z), (first + s < T) & (c < C))
+            z += taps[j] * xs[j]
+        tl.store(y + t * C + c, z * tl.sigmoid(z), (t < T) & (c < C))
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -61,34 +73,32 @@ def backward_kernel(
     x += b * T * stride
     dy += b * T * C
     dx += b * T * C
-    taps, z0 = _weights(w, bias, c, C, K, HAS_BIAS)
-    zero = tl.zeros((BC,), tl.float32)
+    taps, z0 = load_weights(w, bias, c, C, K, HAS_BIAS)
+    dbias_sum = tl.zeros((BC,), tl.float32)
     xs, dzs, dws = (), (), ()
-    dbias_sum = zero
-    for _ in tl.static_range(K):
-        dws += (zero,)
-    for s in tl.static_range(K - 1):
-        xs += (_token(x, first - (K - 1) + s, T, stride, c, C),)
-    for s in tl.static_range(BT + K - 1):  # dx of a token needs dz of the K - 1 after it
-        xs += (_token(x, first + s, T, stride, c, C),)
+    for j in tl.static_range(K):
+        xs += (load_token(x, first - K + j, T, stride, c, C),)
+        dzs += (tl.zeros((BC,), tl.float32),)
+        dws += (tl.zeros((BC,), tl.float32),)
+    x_next, dy_next = load_token(x, first, T, stride, c, C), load_token(dy, first, T, C, c, C)
+    for t in range(first, first + BT + K - 1):  # dx of a token needs dz of the K - 1 after it
+        xs, dy_t = newest(x_next, xs), dy_next
+        x_next, dy_next = load_token(x, t + 1, T, stride, c, C), load_token(dy, t + 1, T, C, c, C)
         z = z0
         for j in tl.static_range(K):
-            z += taps[j] * xs[s + j]
+            z += taps[j] * xs[j]
         gate = tl.sigmoid(z)
-        dz = _token(dy, first + s, T, C, c, C) * gate * (1 + z * (1 - gate))
-        dzs += (dz,)
-        if s < BT:
-            dbias_sum += dz
-            sums = ()
-            for j in tl.static_range(K):
-                sums += (dws[j] + dz * xs[s + j],)
-            dws = sums
-        if s >= K - 1:
-            dx_t = zero
-            for j in tl.static_range(K):
-                dx_t += taps[j] * dzs[s - j]
-            t = first + s - (K - 1)
-            tl.store(dx + t * C + c, dx_t, (t < T) & (c < C))
+        dz = dy_t * gate * (1 + z * (1 - gate))
+        dzs = newest(dz, dzs)
+        dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
+        dbias_sum += dz
+        dx_t, sums = tl.zeros((BC,), tl.float32), ()
+        for j in tl.static_range(K):
+            sums += (dws[j] + dz * xs[j],)
+            dx_t += taps[j] * dzs[K - 1 - j]
+        dws = sums
+        t -= K - 1
+        tl.store(dx + t * C + c, dx_t, (t >= first) & (t < T) & (c < C))
     for j in tl.static_range(K):
         tl.store(dw + (share * K + j) * C + c, dws[j], c < C)
     if HAS_BIAS:

@@ -1,4 +1,4 @@
-"""The delta rule on a GPU by kernels of ours (lrnn/ops/kernels/delta_rule.py), as operators that torch.compile sees
+"""The delta rule on a GPU by kernels of ours (lrnn/ops/kernels/delta_rule_short.py), as operators that torch.compile sees
 through. They are the faster ones for short sequences, and the only ones for float32."""
 
 from typing import Any
@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
-from lrnn.ops.kernels.delta_rule import backward_kernel, forward_kernel
+from lrnn.ops.kernels.delta_rule_short import backward_kernel, forward_kernel
 
 CHUNK = 16  # tokens: the least that the matrix units take
 
 
-@torch.library.custom_op("lrnn::delta_rule", mutates_args=())
+@torch.library.custom_op("lrnn::delta_rule_short", mutates_args=())
 def delta_rule_op(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Outputs (B, T, H, V) and the final state (B, H, K, V), float32; q, k, v in one dtype."""
     (B, T, H, K), V = q.shape, v.shape[-1]
@@ -31,7 +31,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | Non
     return v.new_empty(v.shape), v.new_empty(B, H, K, v.shape[-1], dtype=torch.float32)
 
 
-@torch.library.custom_op("lrnn::delta_rule_backward", mutates_args=())
+@torch.library.custom_op("lrnn::delta_rule_short_backward", mutates_args=())
 def delta_rule_backward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, do: Tensor, dS_end: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

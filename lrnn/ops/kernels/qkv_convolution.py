@@ -1,0 +1,110 @@
+"""The convolution before the delta rule on a GPU: Triton kernels, with the glossary of lrnn/ops/qkv_convolution.py.
+
+As in lrnn/ops/kernels/short_convolution.py a program takes some channels through BT tokens, here those of one head of
+q, k or v, so that it can divide by their length; the gradient computes z and the length once more:
+
+    dy_t = (r_t / |y_t|) (dq_t - y_t (y_t . dq_t) / |y_t|^2)     for q_t = r_t y_t / |y_t|, and for v dy_t = dv_t
+    dz_t = dy_t SiLU'(z_t)      dx_t = sum_j w_j dz_{t+(K-1)-j}      dw_j = sum_t dz_t x_{t-(K-1)+j}
+"""
+
+import triton
+import triton.language as tl
+
+from lrnn.ops.kernels.short_convolution import load_token, load_weights, newest
+
+SHORTEST = tl.constexpr(1e-24)  # squared length that is divided by, as in PyTorch's normalize
+
+
+@triton.jit
+def _one_of(part, q, k, v):
+    """The pointer to part 0, 1 or 2."""
+    if part == 0:
+        x = q
+    elif part == 1:
+        x = k
+    else:
+        x = v
+    return x
+
+
+@triton.jit
+def _inverse_length(y):
+    return tl.rsqrt(tl.maximum(tl.sum(y * y), SHORTEST))
+
+
+@triton.jit
+def _factor(part, r, D: tl.constexpr):
+    """What y, of inverse length r, is multiplied with to give q, k or v."""
+    return tl.where(part == 0, r * D**-0.5, tl.where(part == 1, r, 1.0))
+
+
+@triton.jit(do_not_specialize=["T"])
+def forward_kernel(
+    x, w, q, k, v, T, stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr
+):  # fmt: skip
+    """x (batch, T, 3 H D) with rows `stride` apart, w (3 H D, K); q, k, v (batch, T, H, D)."""
+    head, part = tl.program_id(0) % H, tl.program_id(0) // H
+    b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
+    d = tl.arange(0, BD)
+    x += b * T * stride + tl.program_id(0) * D
+    y_out = _one_of(part, q, k, v) + b * T * H * D + head * D
+    taps, _ = load_weights(w + tl.program_id(0) * D * K, w, d, D, K, False)
+    xs = ()
+    for j in tl.static_range(K):
+        xs += (load_token(x, first - K + j, T, stride, d, D),)
+    x_next = load_token(x, first, T, stride, d, D)
+    for t in range(first, first + BT):
+        xs = newest(x_next, xs)
+        x_next = load_token(x, t + 1, T, stride, d, D)  # on its way while this token is worked on
+        z = tl.zeros((BD,), tl.float32)
+        for j in tl.static_range(K):
+            z += taps[j] * xs[j]
+        y = z * tl.sigmoid(z)
+        y *= _factor(part, _inverse_length(y), D)
+        tl.store(y_out + t * H * D + d, y, (t < T) & (d < D))
+
+
+@triton.jit(do_not_specialize=["T"])
+def backward_kernel(
+    x, w, dq, dk, dv, dx, dw, T, stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
+    BD: tl.constexpr,
+):  # fmt: skip
+    """As above; dx (batch, T, 3 H D); dw (batch, blocks of tokens, K, 3 H D) are shares, to be summed."""
+    head, part = tl.program_id(0) % H, tl.program_id(0) // H
+    b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
+    share = b * tl.num_programs(1) + tl.program_id(1)
+    d = tl.arange(0, BD)
+    x += b * T * stride + tl.program_id(0) * D
+    dy_in = _one_of(part, dq, dk, dv) + b * T * H * D + head * D
+    dx += b * T * 3 * H * D + tl.program_id(0) * D
+    dw += share * K * 3 * H * D + tl.program_id(0) * D
+    taps, _ = load_weights(w + tl.program_id(0) * D * K, w, d, D, K, False)
+    xs, dzs, dws = (), (), ()
+    for j in tl.static_range(K):
+        xs += (load_token(x, first - K + j, T, stride, d, D),)
+        dzs += (tl.zeros((BD,), tl.float32),)
+        dws += (tl.zeros((BD,), tl.float32),)
+    x_next, dy_next = load_token(x, first, T, stride, d, D), load_token(dy_in, first, T, H * D, d, D)
+    for t in range(first, first + BT + K - 1):  # dx of a token needs dz of the K - 1 after it
+        xs, dy = newest(x_next, xs), dy_next
+        x_next, dy_next = load_token(x, t + 1, T, stride, d, D), load_token(dy_in, t + 1, T, H * D, d, D)
+        z = tl.zeros((BD,), tl.float32)
+        for j in tl.static_range(K):
+            z += taps[j] * xs[j]
+        gate = tl.sigmoid(z)
+        y = z * gate
+        r = _inverse_length(y)
+        along = tl.where(part == 2, 0.0, r * r * tl.sum(y * dy))
+        dy = _factor(part, r, D) * (dy - along * y)
+        dz = dy * gate * (1 + z * (1 - gate))
+        dzs = newest(dz, dzs)
+        dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
+        dx_t, sums = tl.zeros((BD,), tl.float32), ()
+        for j in tl.static_range(K):
+            sums += (dws[j] + dz * xs[j],)
+            dx_t += taps[j] * dzs[K - 1 - j]
+        dws = sums
+        t -= K - 1
+        tl.store(dx + t * 3 * H * D + d, dx_t, (t >= first) & (t < T) & (d < D))
+    for j in tl.static_range(K):
+        tl.store(dw + j * 3 * H * D + d, dws[j], d < D)

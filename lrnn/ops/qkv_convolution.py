@@ -1,0 +1,51 @@
+"""What stands before the delta rule: the short convolution of q, k and v, and the length of q and k.
+
+    z_t = sum_j w_j x_{t-(K-1)+j}      y_t = SiLU(z_t)      q_t = D^-1/2 y_t / |y_t|      k_t = y_t / |y_t|      v_t = y_t
+
+where x holds q's, k's and v's channels side by side, and lengths are those of a head of D channels.
+
+Forms (lrnn/ops/form.py): PyTorch's, and on a GPU one kernel each way (lrnn/ops/qkv_convolution_triton.py): everything
+is read and written once.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lrnn.ops.form import Form, choose_form
+from lrnn.ops.short_convolution import last_tokens, short_convolution
+
+KERNELS = ("lrnn.ops.qkv_convolution_triton",)
+
+
+def qkv_convolution(
+    x: Tensor, weight: Tensor, heads: int, state: Tensor | None = None, *, form: Form = "auto"
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Run the convolution over T tokens.
+
+    Args:
+        x: (batch, T, 3 H D).
+        weight: (3 H D, K), its last tap on the current token.
+        heads: H.
+        state: the K - 1 tokens before, (batch, K - 1, 3 H D); zeros when absent.
+        form: `auto`, `chunked`, `recurrent` (here the same) or `triton`.
+
+    Returns:
+        q, k, v (batch, T, H, D) in the dtype of x, and the state after the last token.
+    """
+    chosen = choose_form("qkv_convolution", form, [x, weight], KERNELS)
+    if chosen == "triton" and state is None:
+        from lrnn.ops.qkv_convolution_triton import qkv_convolution_op
+
+        return qkv_convolution_op(x, weight, heads), last_tokens(x, weight.shape[1] - 1)
+    y, state = short_convolution(x, weight, None, state, form=form)
+    return unit_heads(y, heads), state
+
+
+def unit_heads(y: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """y (batch, T, 3 H D) -> q, k, v (batch, T, H, D), q of length D^-1/2 and k of length 1."""
+    q, k, v = (x.unflatten(-1, (heads, -1)) for x in y.chunk(3, dim=-1))
+    dtype = torch.promote_types(y.dtype, torch.float32)
+    q = F.normalize(q.to(dtype), dim=-1) * q.shape[-1] ** -0.5
+    k = F.normalize(k.to(dtype), dim=-1)
+    return q.to(y.dtype), k.to(y.dtype), v
