@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.bench.row import Row, in_turn
-from lrnn.ops import delta_rule_fla, delta_rule_triton
+from lrnn.ops import delta_rule, qkv_convolution, unit_heads
 from lrnn.ops.selective_scan_triton import selective_scan_backward, selective_scan_op
 from lrnn.ops.short_convolution_triton import short_convolution_backward, short_convolution_op
 
@@ -21,7 +21,9 @@ def rows() -> Iterator[Row]:
     for sizes in ((8, 2048, 2048, 16), (1024, 40, 256, 16)):
         for s in (1, 2):
             yield _selective_scan(*sizes, s, bandwidth)
-    yield _delta_rule_short(1024, 40, 4, 32)
+    for sizes in ((1024, 40, 4, 32), (16, 2048, 8, 128), (6, 2048, 16, 128)):
+        yield _delta_rule(*sizes)
+    yield _qkv_convolution(6, 2048, 16, 128)
     yield _short_convolution(6, 2048, 6144)
 
 
@@ -68,32 +70,39 @@ def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float
     return Row(name, milliseconds(both), floor, "ms")
 
 
-def _delta_rule_short(B: int, T: int, H: int, K: int) -> Row:
+def _delta_rule(B: int, T: int, H: int, K: int) -> Row:
     """Beside the faster of flash-linear-attention's two forms."""
-    from fla.ops.delta_rule import fused_recurrent_delta_rule
+    from fla.ops.delta_rule import chunk_delta_rule, fused_recurrent_delta_rule
 
     q, k, v, do = _randn(4, B, T, H, K).unbind()
     k = F.normalize(k.float(), dim=-1).bfloat16()
     beta = 2 * torch.rand(B, T, H, device="cuda")
-    inverse = delta_rule_fla.delta_rule_op(q, k, v, beta, None)[2]
     inputs = [x.clone().requires_grad_() for x in (q, k, v, beta)]
 
-    def ours() -> None:
-        delta_rule_triton.delta_rule_op(q, k, v, beta, None)
-        delta_rule_triton.delta_rule_backward(q, k, v, beta, None, do, None)
+    def both_ways(op: Callable[..., tuple[Tensor, Tensor]], **options: float) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(op(*inputs, **options)[0], inputs, do)
 
-    def chunked() -> None:
-        delta_rule_fla.delta_rule_op(q, k, v, beta, None)
-        delta_rule_fla.delta_rule_backward(q, k, v, beta, None, inverse, do, None)
-
-    def recurrent() -> None:
-        o, _ = fused_recurrent_delta_rule(*inputs, scale=1.0)
-        torch.autograd.grad(o, inputs, do)
-
-    best = min((chunked, recurrent), key=milliseconds)
+    forms = [both_ways(op, scale=1.0) for op in (chunk_delta_rule, fused_recurrent_delta_rule)]
+    ours, best = both_ways(delta_rule), min(forms, key=milliseconds)
+    name = ("chunk", "fused_recurrent")[forms.index(best)]
     times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(best), ROUNDS)
-    name = f"delta rule, {B} x {T}, {H} heads of {K}, bf16: ours, flash-linear-attention's {best.__name__}"
-    return Row(name, *times, "ms")
+    return Row(f"delta rule, {B} x {T}, {H} heads of {K}, bf16: ours, flash-linear-attention's {name}", *times, "ms")
+
+
+def _qkv_convolution(B: int, T: int, H: int, K: int) -> Row:
+    """Beside PyTorch's convolution, SiLU and normalisation, eager."""
+    x, weight = _randn(B, T, 3 * H * K).requires_grad_(), torch.randn(3 * H * K, 4, device="cuda", requires_grad=True)
+    gradients = _randn(3, B, T, H, K).unbind()
+
+    def ours() -> object:
+        return torch.autograd.grad(qkv_convolution(x, weight, H)[0], (x, weight), gradients)
+
+    def pytorch() -> object:
+        z = F.conv1d(F.pad(x.mT, (3, 0)), weight.bfloat16()[:, None], groups=3 * H * K)
+        return torch.autograd.grad(unit_heads(F.silu(z).mT, H), (x, weight), gradients)
+
+    times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(pytorch), ROUNDS)
+    return Row(f"convolution before the delta rule, {B} x {T}, {H} heads of {K}, bf16: ours, PyTorch's", *times, "ms")
 
 
 def _short_convolution(B: int, T: int, C: int) -> Row:

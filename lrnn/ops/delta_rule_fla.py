@@ -1,7 +1,7 @@
 """The delta rule on a GPU by flash-linear-attention's kernels, as operators that torch.compile sees through.
 
-They are the faster ones for long sequences and the only ones for heads larger than 128. Their own entry point is
-hidden from the compiler, so the functions behind it are wrapped here.
+They are the ones for heads larger than 128. Their own entry point is hidden from the compiler, so the functions behind
+it are wrapped here.
 """
 
 from typing import Any

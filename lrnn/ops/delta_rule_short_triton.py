@@ -1,5 +1,5 @@
-"""The delta rule on a GPU by kernels of ours (lrnn/ops/kernels/delta_rule_short.py), as operators that torch.compile sees
-through. They are the faster ones for short sequences, and the only ones for float32."""
+"""The delta rule on a GPU by kernels of ours that keep a head on the chip (lrnn/ops/kernels/delta_rule_short.py), as
+operators that torch.compile sees through. They are the faster ones for short sequences, and the only for float32."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """What stands before the delta rule: the short convolution of q, k and v, and the length of q and k.
 
-    z_t = sum_j w_j x_{t-(K-1)+j}      y_t = SiLU(z_t)      q_t = D^-1/2 y_t / |y_t|      k_t = y_t / |y_t|      v_t = y_t
+    z_t = sum_j w_j x_{t-(K-1)+j}    y_t = SiLU(z_t)    q_t = D^-1/2 y_t / |y_t|    k_t = y_t / |y_t|    v_t = y_t
 
 where x holds q's, k's and v's channels side by side, and lengths are those of a head of D channels.
 

@@ -9,7 +9,7 @@ from triton import cdiv
 
 from lrnn.ops.kernels.short_convolution import backward_kernel, forward_kernel
 
-BT, BC, WARPS = 64, 128, 1  # tokens and channels a program
+BT, BC, WARPS = 64, 256, 2  # tokens and channels a program
 
 
 @torch.library.custom_op("lrnn::short_convolution", mutates_args=())

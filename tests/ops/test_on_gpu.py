@@ -46,7 +46,9 @@ def compare(op, tensors, names, tolerance):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("beta_is_2", [False, True])
-@pytest.mark.parametrize(("T", "K", "V"), [*((T, 32, 32) for T in LENGTHS), (100, 128, 64), (65, 16, 16), (65, 64, 128), (70, 96, 80)])
+@pytest.mark.parametrize(
+    ("T", "K", "V"), [*((T, 32, 32) for T in LENGTHS), (100, 128, 64), (65, 16, 16), (65, 64, 128), (70, 96, 80)]
+)
 def test_delta_rule(T, K, V, beta_is_2, dtype):
     B, H = 2, 2
     q, k, v = torch.randn(B, T, H, K), F.normalize(torch.randn(B, T, H, K), dim=-1), torch.randn(B, T, H, V)

@@ -66,11 +66,11 @@ def solve_kernel(
     t, head = tl.program_id(0) * C, tl.program_id(1).to(tl.int64)
     first = head // H * T * H + head % H  # token 0 of this head, counted in heads
     row, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
-    ks, bs, L_rows = (), (), ()  # L_rows: those of L that are done, each a tuple of blocks
+    ks, bs, L_rows = (), (), ()  # L_rows: what is done of L, tuples of blocks
     for i in tl.static_range(C // BLOCK):
         ks += (_rows(k + first * K, t + i * BLOCK, T, H * K, K, BLOCK, BK),)
         bs += (_betas(beta + first, t + i * BLOCK, T, H, BLOCK)[None, :],)
-        n, l = (), ()
+        n, L_row = (), ()
         for j in tl.static_range(i + 1):
             kk = tl.dot(ks[i], tl.trans(ks[j]))
             n += (tl.where(row > column, kk, 0.0) if i == j else kk,)
@@ -81,12 +81,12 @@ def solve_kernel(
                 for m in tl.static_range(j, i):
                     r -= tl.dot(n[m] * bs[m], L_rows[m][j], input_precision="tf32x3")
                 r = tl.dot(inverse, r, input_precision="tf32x3")
-                l += (r,)
+                L_row += (r,)
             else:
                 r = tl.zeros((BLOCK, BLOCK), tl.float32)
             rows = t + i * BLOCK + row
             tl.store(L + first * C + rows * H * C + j * BLOCK + column, r, rows < T)
-        L_rows += (l,)
+        L_rows += (L_row,)
 
 
 @triton.jit(do_not_specialize=["T"])

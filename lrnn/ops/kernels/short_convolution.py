@@ -34,7 +34,8 @@ def newest(x, past):
     kept = ()
     for j in tl.static_range(1, len(past)):
         kept += (past[j],)
-    return kept + (x,)
+    kept += (x,)
+    return kept
 
 
 @triton.jit(do_not_specialize=["T"])
