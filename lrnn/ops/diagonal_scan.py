@@ -4,15 +4,15 @@
 
 Two forms of the same function:
 - `recurrent` is the specification, one token at a time;
-- `parallel` joins neighbouring stretches of 1, 2, 4, ... tokens (Hillis & Steele 1986): (a, b) followed by (a', b') is
+- `chunked` joins neighbouring stretches of 1, 2, 4, ... tokens (Hillis & Steele 1986): (a, b) followed by (a', b') is
   (a a', a' b + b'). It takes log2(T) rounds and divides by nothing, so a may be 0 or negative.
 """
-
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lrnn.ops.form import Form, choose_form
 
 
 def diagonal_scan(
@@ -20,14 +20,14 @@ def diagonal_scan(
     b: Tensor,
     initial_state: Tensor | None = None,
     *,
-    form: Literal["auto", "recurrent", "parallel"] = "auto",
+    form: Form = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Run the recurrence over T tokens.
 
     Args:
         a, b: transitions and inputs, (B, T, D).
         initial_state: (B, D); zeros when absent.
-        form: `recurrent`, `parallel`, or `auto`: recurrent for a single token, else parallel.
+        form: `recurrent`, `chunked`, or `auto`: recurrent for a single token, else chunked.
 
     Returns:
         all states (B, T, D) and the last, held in float32 (float64 when the inputs are).
@@ -42,7 +42,7 @@ def diagonal_scan(
     dtype = torch.promote_types(b.dtype, torch.float32)
     a, b = a.to(dtype), b.to(dtype)
     h = b.new_zeros(B, D) if initial_state is None else initial_state.to(dtype)
-    if form == "recurrent" or (form == "auto" and T == 1):
+    if choose_form("diagonal_scan", form, [b, a], modules=()) == "recurrent":
         states = []
         for a_t, b_t in zip(a.unbind(1), b.unbind(1), strict=True):
             h = a_t * h + b_t

@@ -30,7 +30,7 @@ def choose_form(
 ) -> Form:
     """The form that `op` runs in on `tensors`, the first of which sets the dtype and has the tokens in dimension 1.
 
-    `modules` hold the kernels; `obstacle`, if any, says what keeps these from taking the input.
+    `modules` hold the kernels; `obstacle`, if any, says what input of this call they can't take.
     """
     first = tensors[0]
     for x in tensors:
@@ -40,7 +40,11 @@ def choose_form(
         return "recurrent"
     device, dtype = first.device.type, first.dtype
     if dtype not in KERNEL_DTYPES:
-        obstacle = f"{dtype}, where it takes bfloat16, float16 or float32"
+        obstacle = f"{dtype}, only bfloat16, float16 and float32"
+    if obstacle:
+        obstacle = f"its kernels can't take {obstacle}"
+    if not modules:
+        obstacle = "it has no kernels"
     chosen = form
     if form == "auto":
         chosen = "triton" if device == "cuda" and obstacle is None else "chunked"
@@ -48,7 +52,7 @@ def choose_form(
         if device != "cuda":
             raise ValueError(f"{op}: form triton needs tensors on a GPU, got {device}; set form to auto or chunked")
         if obstacle:
-            raise ValueError(f"{op}: form triton can't take {obstacle}; set form to auto or chunked")
+            raise ValueError(f"{op}: {obstacle}; set form to auto or chunked")
     if not torch.compiler.is_compiling():  # a compiler calls what has been called before, and can't follow this
         forms_in_use[op] = chosen
         _prepare(op, chosen, device, dtype, modules, obstacle if form == "auto" and device == "cuda" else None)
@@ -70,6 +74,6 @@ def _prepare(
                 "or set form to chunked"
             ) from error
     if obstacle:
-        log.warning("%s runs in its slower form, chunked: the kernels can't take %s", op, obstacle)
+        log.warning("%s runs in its slower form, chunked: %s", op, obstacle)
     else:
         log.info("%s runs in its form %s on %s in %s", op, chosen, device, str(dtype).removeprefix("torch."))

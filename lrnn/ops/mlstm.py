@@ -20,13 +20,13 @@ Two forms of the same function:
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.ops.eigenvalue_range import range_scale
+from lrnn.ops.form import Form, choose_form
 
 EPS = 1e-6  # added to the denominator, as the authors do
 SMALLEST = 1e-6  # |f~| below this counts as this: the logarithm of f = 0 does not exist
@@ -43,7 +43,7 @@ def mlstm(
     eigenvalue_range: Sequence[float],
     initial_state: MLSTMState | None = None,
     *,
-    form: Literal["auto", "recurrent", "chunked"] = "auto",
+    form: Form = "auto",
     chunk_size: int = 64,
 ) -> tuple[Tensor, MLSTMState]:
     """Run the mLSTM over T tokens.
@@ -72,6 +72,7 @@ def mlstm(
         raise ValueError(f"mlstm: the initial memory must be {(B, H, K, V)}, got {tuple(initial_state[0].shape)}")
     if T == 0:
         raise ValueError("mlstm: the sequence must hold at least one token")
+    form = choose_form("mlstm", form, [v, q, k, input_gate, forget_gate], modules=())
     out_dtype, dtype = v.dtype, torch.promote_types(v.dtype, torch.float32)
     # (B, T, H, ...) -> (B, H, T, ...)
     q, k, v, i, f = (x.to(dtype).transpose(1, 2) for x in (q, k, v, input_gate, forget_gate))
@@ -80,7 +81,7 @@ def mlstm(
     state = tuple(x.to(dtype) for x in initial_state)
     log_f, sign = _logarithm_and_sign(f, s)
     with torch.autocast(v.device.type, enabled=False):  # the state stays in float32
-        size = 1 if form == "recurrent" or (form == "auto" and T == 1) else chunk_size
+        size = 1 if form == "recurrent" else chunk_size
         advance = _token if size == 1 else _chunk
         outputs = []
         for start in range(0, T, size):

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrnn.ops.form import choose_form
+
 SLSTMState = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, n, m, all (B, H, D)
 
 
@@ -37,6 +39,7 @@ def slstm(x: Tensor, R: Tensor, initial_state: SLSTMState | None = None) -> tupl
         raise ValueError(f"slstm: the initial state must be {(B, H, D)}, got {tuple(initial_state[0].shape)}")
     if T == 0:
         raise ValueError("slstm: the sequence must hold at least one token")
+    choose_form("slstm", "recurrent", [x, R], modules=())
     dtype = torch.promote_types(x.dtype, torch.float32)
     out_dtype, x, R = x.dtype, x.to(dtype).transpose(1, 2), R.to(dtype)  # x (B, H, T, 4, D)
     if initial_state is None:
