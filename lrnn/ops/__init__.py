@@ -4,6 +4,7 @@ from lrnn.ops.delta_rule import delta_rule
 from lrnn.ops.diagonal_scan import diagonal_scan
 from lrnn.ops.eigenvalue_range import range_scale
 from lrnn.ops.form import Form
+from lrnn.ops.head_loss import head_loss
 from lrnn.ops.mlstm import mlstm
 from lrnn.ops.selective_scan import selective_scan
 from lrnn.ops.short_convolution import short_convolution
@@ -13,6 +14,7 @@ __all__ = [
     "Form",
     "delta_rule",
     "diagonal_scan",
+    "head_loss",
     "mlstm",
     "range_scale",
     "selective_scan",
