@@ -1,8 +1,10 @@
 """Lightning callbacks: schedule, evaluation, checkpoints."""
 
+from callbacks.activation_checkpointing import ActivationCheckpointing
 from callbacks.checkpoint import ResumableCheckpoint
 from callbacks.compile_training import CompileTraining
 from callbacks.cosine_warmup import CosineWarmup
+from callbacks.fully_sharded import FullySharded
 from callbacks.length_figure import length_figure
 from callbacks.length_generalization import LengthGeneralization
 from callbacks.perplexity import Perplexity
@@ -11,8 +13,10 @@ from callbacks.scaled_accuracy import ScaledAccuracy
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
 
 __all__ = [
+    "ActivationCheckpointing",
     "CompileTraining",
     "CosineWarmup",
+    "FullySharded",
     "LengthGeneralization",
     "Perplexity",
     "Progress",
