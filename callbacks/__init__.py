@@ -11,6 +11,7 @@ from callbacks.perplexity import Perplexity
 from callbacks.progress import Progress
 from callbacks.scaled_accuracy import ScaledAccuracy
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
+from callbacks.throughput import Throughput
 
 __all__ = [
     "ActivationCheckpointing",
@@ -23,6 +24,7 @@ __all__ = [
     "ResumableCheckpoint",
     "ScaledAccuracy",
     "StopOnNonFinite",
+    "Throughput",
     "TrainingDivergedError",
     "length_figure",
 ]

@@ -28,7 +28,7 @@ class CompileTraining(L.Callback):
         self.cuda_graphs = cuda_graphs
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Before a strategy shards the model: what gathers the weights of a block must stay out of its compiled code."""
+        """Before a strategy shards the model: what gathers the weights of a block stays out of its compiled code."""
         if stage != "fit" or trainer.strategy.root_device.type != "cuda":
             return
         if self.cuda_graphs and (trainer.world_size > 1 or trainer.accumulate_grad_batches > 1):

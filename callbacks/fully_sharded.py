@@ -64,15 +64,16 @@ class FullySharded(ModelParallelStrategy):
         self, checkpoint: dict[str, Any], filepath: str | os.PathLike, storage_options: Any = None
     ) -> None:
         self._wait()  # for the one before
-        link, folder = Path(filepath).absolute(), None
+        link = Path(filepath).absolute()
+        folder = next(f for f in (link.with_suffix(".0"), link.with_suffix(".1")) if f != link.resolve())
+        folder = self.broadcast(folder)
         shards = {"state_dict": checkpoint.pop("state_dict")}
         shards |= {f"optimizer_{i}": state for i, state in enumerate(checkpoint.pop("optimizer_states", []))}
         if self.global_rank == 0:
-            folder = next(other for other in (link.with_suffix(".0"), link.with_suffix(".1")) if other != link.resolve())
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             torch.save(checkpoint, folder / "meta.pt")  # Lightning's name of all that is not sharded
-        folder = self.broadcast(folder)
+        self.barrier()
         written = async_save(shards, checkpoint_id=folder, process_group=self._savers)
 
         def finish() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of `python -m lrnn.fit`: a file, or the folder of shards that FSDP writes (callbacks/fully_sharded.py)."""
+"""Checkpoints of `python -m lrnn.fit`: one file, or with FSDP (callbacks/fully_sharded.py) a folder of shards."""
 
 import warnings
 from pathlib import Path

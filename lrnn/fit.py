@@ -5,6 +5,7 @@ The command line is LightningCLI: every option is an argument of a class, `--hel
 """
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -17,6 +18,7 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -74,6 +76,17 @@ class FitCLI(LightningCLI):
             raise ConfigError(f"trainer.max_steps: must be at least 1, the schedule ends with it, got {steps}")
         if self.config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ConfigError("trainer.accelerator: a GPU was asked for, but CUDA finds none here; choose cpu or auto")
+        nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
+        if self.config.trainer.accelerator in ("gpu", "cuda") and isinstance(devices, int):
+            available = torch.cuda.device_count()
+            if devices > available:
+                raise ConfigError(f"trainer.devices: {devices} GPUs were asked for, this machine has {available}")
+        started = "NODE_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+        if nodes > 1 and not started:
+            raise ConfigError(
+                f"trainer.num_nodes: {nodes} nodes are started by torchrun or srun (README, Several GPUs); "
+                "on this machine alone, set --trainer.num_nodes=1"
+            )
         if self.config.resume and not self.checkpoint.exists():
             raise ConfigError(f"resume: there is no checkpoint {self.checkpoint}")
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it may have made the folder by now
@@ -131,6 +144,8 @@ def check_resumable(path: Path, cli: FitCLI) -> None:
 def one_line(message: str) -> str:
     """The part of a parser's message that says what to change."""
     message = " ".join(message.split())
+    if "Parser key" not in message and (alone := re.search(r"Errors: - (.*?) - Expected a", message)):
+        return alone[1]
     union = re.search(r'Parser key "(\w+)": .*Problem with given class_path \'([\w.]+)\': (.*) - Expected a', message)
     if not union:
         return message

@@ -19,7 +19,7 @@ from lrnn.fit import ConfigError
 from lrnn.models import LinearRNN
 
 
-def load_model(checkpoint: str) -> LinearRNN:
+def load_model(checkpoint: str | Path) -> LinearRNN:
     """The model of a checkpoint of `python -m lrnn.fit`, ready to be evaluated."""
     path = Path(checkpoint)
     if not path.exists():

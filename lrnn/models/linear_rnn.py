@@ -85,6 +85,18 @@ class LinearRNN(L.LightningModule):
         """What training, and nothing else, runs, as (module, method): for a compiler. Equal blocks compile once."""
         return [*((block, "transform") for block in self.backbone.blocks), (self, "head_loss")]
 
+    def flops_per_token(self, context: int) -> int:
+        """Of training on one token of `context`, forward and backward; approximate.
+
+        Forward, a weight costs a multiplication and an addition, and a recurrence what its mixer says; backward, twice
+        that. The embedding is a lookup; norms and gates, and recurrences that are no larger, are left out.
+        """
+        weights = sum(p.numel() for p in self.backbone.blocks.parameters() if p.ndim > 1)
+        weights += self.backbone.head.weight.numel()
+        mixers: list[Any] = [block.mixer for block in self.backbone.blocks]
+        recurrences = sum(m.recurrence_flops(context) for m in mixers if hasattr(m, "recurrence_flops"))
+        return 6 * weights + 3 * recurrences
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch.inputs, batch.labels)
         # neither at every step nor with prog_bar, which makes the CPU wait for the GPU; the Progress bar shows the loss
