@@ -100,70 +100,64 @@ def two_nodes(*command):
     return [subprocess.Popen([*run, f"--node_rank={node}", *command]) for node in (0, 1)]
 
 
-@pytest.mark.timeout(400)
-def test_two_killed_processes_resume_bit_for_bit_replicated_and_sharded(shards, tmp_path):
+@pytest.mark.timeout(600)
+def test_two_killed_processes_resume_bit_for_bit_replicated_and_sharded(shards, tmp_path, monkeypatch):
     """Over several epochs, with a reading process a rank, accumulation, clipping, tied embeddings and parameters that
     weight decay must spare; and DDP and FSDP learn the same. What two processes of one node began, two nodes end."""
-    options = [f"--data.shards={shards}", "--data.num_workers=1", "--trainer.max_steps=60", "--checkpoint_every=10"]
-    options += [
-        "--trainer.accumulate_grad_batches=2",
-        "--trainer.gradient_clip_val=0.1",
-        "--trainer.log_every_n_steps=1",
-    ]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = [f"--data.shards={shards}", "--data.num_workers=1", "--trainer.max_steps=40", "--checkpoint_every=5"]
+    options += [f"--trainer.{key}" for key in ("accumulate_grad_batches=2", "gradient_clip_val=0.1")]
+    options += [f"--trainer.{key}" for key in ("log_every_n_steps=1", "val_check_interval=20")]
     options += ["--model=lrnn.models.Mamba", "--model.tie_embeddings=true", "--model.weight_decay=1"]
     command = [sys.executable, "-m", "lrnn.fit", *TINY, *options]
+    strategies = ("ddp", "fsdp2")
     runs = {}
-    for strategy in ("ddp", "fsdp2"):
+    for strategy in strategies:
         for name in ("whole", "cut"):
-            run = [f"--trainer.strategy={strategy}", f"--run_dir={tmp_path / strategy / name}"]
-            started = subprocess.Popen([*command, *run, "--trainer.devices=2"], start_new_session=True)
-            runs[strategy, name] = started, [*command, *run]
+            run = [*command, f"--trainer.strategy={strategy}", f"--run_dir={tmp_path / strategy / name}"]
+            runs[strategy, name] = subprocess.Popen([*run, "--trainer.devices=2"], start_new_session=True), run
     resumed, cut_at = [], {}
-    for strategy in ("ddp", "fsdp2"):
-        process, again = runs[strategy, "cut"]
+    for strategy in strategies:
+        process, run = runs[strategy, "cut"]
         checkpoint = tmp_path / strategy / "cut/checkpoints/last.ckpt"
         while not checkpoint.exists():
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(random.uniform(0, 0.3))
+        time.sleep(random.uniform(0, 0.2))
         kill(process)
         cut_at[strategy] = read_metadata(checkpoint)["global_step"]
-        resumed += two_nodes(*again, "--resume=true")
-    whole = [runs[strategy, "whole"][0] for strategy in ("ddp", "fsdp2")]
+        resumed += two_nodes(*run, "--resume=true")
+    whole = [runs[strategy, "whole"][0] for strategy in strategies]
     assert [process.wait() for process in (*resumed, *whole)] == [0] * 6
 
     curves = {}
-    for strategy in ("ddp", "fsdp2"):
+    for strategy in strategies:
         folders = [tmp_path / strategy / name for name in ("whole", "cut")]
         ends = [read_metadata(folder / "checkpoints/last.ckpt") for folder in folders]
-        assert 0 < cut_at[strategy] < 60 and [end["global_step"] for end in ends] == [60, 60]
-        assert [end["FineWeb"]["samples_consumed"] for end in ends] == [60 * 2 * 4 * 2] * 2
+        assert 0 < cut_at[strategy] < 40 and [end["global_step"] for end in ends] == [40, 40]
+        assert [end["FineWeb"]["samples_consumed"] for end in ends] == [40 * 2 * 4 * 2] * 2
         for name in ("train/loss", "train/gradient_norm", "train/learning_rate"):
             curves[strategy, name], after = (scalars(folder, name) for folder in folders)
-            after = {step: value for step, value in after.items() if step > cut_at[strategy]}
-            assert len(after) >= 59 - cut_at[strategy]
-            assert after.items() <= curves[strategy, name].items()
+            after = {step: value for step, value in after.items() if step >= cut_at[strategy]}
+            assert len(after) >= 39 - cut_at[strategy] and after.items() <= curves[strategy, name].items()
         models = [load_model(folder / "checkpoints/last.ckpt") for folder in folders]
         for name, weight in models[0].state_dict().items():
             assert torch.equal(weight, models[1].state_dict()[name]), name
         curves[strategy, "A_log"] = dict(enumerate(models[0].backbone.blocks[0].mixer.A_log.flatten().tolist()))
-    for name in ("train/loss", "train/gradient_norm", "train/learning_rate", "A_log"):
-        assert list(curves["ddp", name].values()) == pytest.approx(list(curves["fsdp2", name].values()), rel=1e-3), name
+    for name, tolerance in (("train/loss", 1e-3), ("train/gradient_norm", 1e-2), ("A_log", 0.02)):
+        assert curves["fsdp2", name] == pytest.approx(curves["ddp", name], rel=0, abs=tolerance), name
     with pytest.raises(ConfigError, match=r"trainer.strategy: .*last.ckpt is in shards; .*--trainer.strategy=fsdp2"):
         fit([*TINY, *options, f"--run_dir={tmp_path}/fsdp2/whole", "--resume=true"])
 
 
 @pytest.mark.parametrize(("name", "millions"), [("340m", 340), ("mamba_370m", 370), ("1b", 1300)])
 def test_the_large_models_are_as_large_as_their_names(name, millions, random_shards, tmp_path):
-    """Within 5 %, with either range; and they start on one machine without a GPU, as DDP and in shards."""
-    one = ["--trainer.accelerator=cpu", "--trainer.num_nodes=1", "--trainer.devices=1", "--data.batch_size=1"]
-    for options in (
-        ["--model.eigenvalue_range=[0,1]"],
-        ["--model.eigenvalue_range=[-1,1]", "--trainer.strategy=fsdp2"],
-    ):
-        options += [f"--data.shards={random_shards}", f"--run_dir={tmp_path}/run"]
+    """Within 5 %, with either range; and one machine builds them by plain overrides, replicated and sharded."""
+    one = [f"--config=conf/pretrain_{name}.yaml", f"--data.shards={random_shards}", f"--run_dir={tmp_path}/run"]
+    one += ["--trainer.accelerator=cpu", "--trainer.num_nodes=1", "--trainer.devices=1", "--data.batch_size=1"]
+    for span, *options in (("[0,1]",), ("[-1,1]", "--trainer.strategy=fsdp2")):
         with torch.device("meta"):
-            cli = FitCLI([f"--config=conf/pretrain_{name}.yaml", *one, *options])
+            cli = FitCLI([*one, f"--model.eigenvalue_range={span}", *options])
         assert sum(p.numel() for p in cli.model.parameters()) == pytest.approx(millions * 1e6, rel=0.05)
 
 
