@@ -1,24 +1,30 @@
 """Lightning callbacks: schedule, evaluation, checkpoints."""
 
+from callbacks.activation_checkpointing import ActivationCheckpointing
 from callbacks.checkpoint import ResumableCheckpoint
 from callbacks.compile_training import CompileTraining
 from callbacks.cosine_warmup import CosineWarmup
+from callbacks.fully_sharded import FullySharded
 from callbacks.length_figure import length_figure
 from callbacks.length_generalization import LengthGeneralization
 from callbacks.perplexity import Perplexity
 from callbacks.progress import Progress
 from callbacks.scaled_accuracy import ScaledAccuracy
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
+from callbacks.throughput import Throughput
 
 __all__ = [
+    "ActivationCheckpointing",
     "CompileTraining",
     "CosineWarmup",
+    "FullySharded",
     "LengthGeneralization",
     "Perplexity",
     "Progress",
     "ResumableCheckpoint",
     "ScaledAccuracy",
     "StopOnNonFinite",
+    "Throughput",
     "TrainingDivergedError",
     "length_figure",
 ]

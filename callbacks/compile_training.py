@@ -27,8 +27,9 @@ class CompileTraining(L.Callback):
         self.enabled = enabled
         self.cuda_graphs = cuda_graphs
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if pl_module.device.type != "cuda":
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Before a strategy shards the model: what gathers the weights of a block stays out of its compiled code."""
+        if stage != "fit" or trainer.strategy.root_device.type != "cuda":
             return
         if self.cuda_graphs and (trainer.world_size > 1 or trainer.accumulate_grad_batches > 1):
             raise MisconfigurationException(
@@ -36,6 +37,7 @@ class CompileTraining(L.Callback):
                 f"got {trainer.world_size} and {trainer.accumulate_grad_batches}"
             )
         if self.enabled:
+            torch._dynamo.config.optimize_ddp = False  # it would cut the blocks at DDP's buckets
             rank_zero_info("The first step compiles and tunes kernels: minutes on a new machine, seconds later on")
             for module, name in pl_module.hot_paths():  # type: ignore[operator]
                 if name not in vars(module):  # else it was compiled for an earlier fit

@@ -34,12 +34,16 @@ class CosineWarmup(L.Callback):
         progress = min(1.0, (step - warmup) / max(1.0, total - warmup))
         return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for optimizer in trainer.optimizers:  # before a checkpoint is read, which holds it with the optimizer
+            for group in optimizer.param_groups:
+                group["peak_lr"] = group["lr"]
+
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         total = int(trainer.estimated_stepping_batches)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                peak = group.setdefault("peak_lr", group["lr"])  # saved with the optimizer
-                group["lr"] = self.rate(peak, trainer.global_step, total)
+                group["lr"] = self.rate(group["peak_lr"], trainer.global_step, total)
         # not by pl_module.log, which copies the number to the GPU and waits
         if trainer.logger and (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             rate = trainer.optimizers[0].param_groups[0]["lr"]

@@ -8,8 +8,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class Progress(RichProgressBar):
-    """Shows the training loss, read now and then: Lightning reads what `self.log(..., prog_bar=True)` is given at
-    every step, and each time the CPU waits for the GPU."""
+    """Shows the training loss and this process's tokens a second, read now and then: Lightning reads what
+    `self.log(..., prog_bar=True)` is given at every step, and each time the CPU waits for the GPU."""
 
     def __init__(self, every_n_seconds: float = 0.5):
         """
@@ -19,17 +19,31 @@ class Progress(RichProgressBar):
         super().__init__()
         self.every_n_seconds = every_n_seconds
         self._updated = 0.0
-        self._loss: float | None = None
+        self._tokens = 0
+        self._shown: dict[str, Any] = {}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._tokens += batch.inputs.numel()
         last = trainer.global_step == trainer.max_steps
         if last or time.monotonic() - self._updated >= self.every_n_seconds:
-            self._loss = float(outputs["loss"])
+            loss = float(outputs["loss"])  # the GPU has done all that was counted
+            rate = self._tokens / (time.monotonic() - self._updated)
+            self._shown = {"train/loss": loss, "tokens/s": f"{rate:,.0f}"}
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-            self._updated = time.monotonic()
+            self._start_counting()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._start_counting()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self._start_counting()
+
+    def _start_counting(self) -> None:
+        self._tokens, self._updated = 0, time.monotonic()
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        loss = {} if self._loss is None else {"train/loss": self._loss}
-        return {**super().get_metrics(trainer, pl_module), **loss}
+        return {**super().get_metrics(trainer, pl_module), **self._shown}

@@ -5,6 +5,7 @@ The command line is LightningCLI: every option is an argument of a class, `--hel
 """
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -17,6 +18,7 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -24,12 +26,14 @@ import lrnn.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
     CompileTraining,
     CosineWarmup,
+    FullySharded,
     Progress,
     ResumableCheckpoint,
     StopOnNonFinite,
     TrainingDivergedError,
 )
 from data import DataError
+from lrnn.checkpoint import read_metadata
 from lrnn.models import LinearRNN
 
 
@@ -72,7 +76,18 @@ class FitCLI(LightningCLI):
             raise ConfigError(f"trainer.max_steps: must be at least 1, the schedule ends with it, got {steps}")
         if self.config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
             raise ConfigError("trainer.accelerator: a GPU was asked for, but CUDA finds none here; choose cpu or auto")
-        if self.config.resume and not self.checkpoint.is_file():
+        nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
+        if self.config.trainer.accelerator in ("gpu", "cuda") and isinstance(devices, int):
+            available = torch.cuda.device_count()
+            if devices > available:
+                raise ConfigError(f"trainer.devices: {devices} GPUs were asked for, this machine has {available}")
+        started = "NODE_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
+        if nodes > 1 and not started:
+            raise ConfigError(
+                f"trainer.num_nodes: {nodes} nodes are started by torchrun or srun (README, Several GPUs); "
+                "on this machine alone, set --trainer.num_nodes=1"
+            )
+        if self.config.resume and not self.checkpoint.exists():
             raise ConfigError(f"resume: there is no checkpoint {self.checkpoint}")
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it may have made the folder by now
         if first and not self.config.resume and run_dir.exists():
@@ -101,7 +116,7 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None
         if checkpoint:
-            check_resumable(checkpoint, cli.model, cli.datamodule)
+            check_resumable(checkpoint, cli)
     except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
         raise ConfigError(one_line(str(error))) from error
     try:
@@ -111,22 +126,26 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     return cli
 
 
-def check_resumable(path: Path, model: LinearRNN, datamodule: L.LightningDataModule) -> None:
-    """Refuse to continue a checkpoint of another model, other hyperparameters or other data."""
-    saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    for key, ours in (("model", model), ("data", datamodule)):
+def check_resumable(path: Path, cli: FitCLI) -> None:
+    """Refuse to continue a checkpoint of another model, other hyperparameters or other data, before it is read."""
+    saved = read_metadata(path)
+    for key, ours in (("model", cli.model), ("data", cli.datamodule)):
         if saved[key] != type(ours).__name__:
             raise ConfigError(f"{key}: {path} holds {saved[key]}, the configuration {type(ours).__name__}")
-    for name, value in model.hparams.items():
+    for name, value in cli.model.hparams.items():
         before = saved["hyper_parameters"].get(name)
         if before != value:
             raise ConfigError(f"model.{name}: {path} has {before}, the configuration {value}")
-    datamodule.load_state_dict(saved[type(datamodule).__qualname__])  # raises ValueError for another seed
+    if path.is_dir() and not isinstance(cli.trainer.strategy, FullySharded):
+        raise ConfigError(f"trainer.strategy: {path} is in shards; continue it with --trainer.strategy=fsdp2")
+    cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])  # raises ValueError for another seed
 
 
 def one_line(message: str) -> str:
     """The part of a parser's message that says what to change."""
     message = " ".join(message.split())
+    if "Parser key" not in message and (alone := re.search(r"Errors: - (.*?) - Expected a", message)):
+        return alone[1]
     union = re.search(r'Parser key "(\w+)": .*Problem with given class_path \'([\w.]+)\': (.*) - Expected a', message)
     if not union:
         return message

@@ -14,18 +14,20 @@ from torch import Tensor
 import lrnn.models
 from data import DataError
 from data.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
+from lrnn.checkpoint import read_metadata, read_weights
 from lrnn.fit import ConfigError
 from lrnn.models import LinearRNN
 
 
-def load_model(checkpoint: str) -> LinearRNN:
+def load_model(checkpoint: str | Path) -> LinearRNN:
     """The model of a checkpoint of `python -m lrnn.fit`, ready to be evaluated."""
-    if not Path(checkpoint).is_file():
-        raise ConfigError(f"checkpoint: there is no file {checkpoint}")
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    path = Path(checkpoint)
+    if not path.exists():
+        raise ConfigError(f"checkpoint: there is no {checkpoint}")
+    saved = read_metadata(path)
     options = {name: value for name, value in saved["hyper_parameters"].items() if not name.startswith("_")}
     model: LinearRNN = getattr(lrnn.models, saved["model"])(**options)
-    model.load_state_dict(saved["state_dict"])
+    read_weights(path, model)
     return model.eval()
 
 

@@ -17,7 +17,7 @@ from lrnn.fit import ConfigError, FitCLI, fit
 from lrnn.generate import load_model
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = sorted(ROOT.glob("conf/**/*.yaml"))
+CONFIGS = [path for path in sorted(ROOT.glob("conf/**/*.yaml")) if "num_nodes" not in path.read_text()]
 TINY = (
     "--config=conf/parity.yaml",
     "--data.batch_size=4",
@@ -60,6 +60,7 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         ([*TINY, "--schedule.warmup=-1"], "warmup: must be at least 0"),
         ([*TINY, "--trainer.max_steps=-1"], "trainer.max_steps: must be at least 1"),
         ([*TINY, "--model.form=fastest"], "model.form"),
+        ([*TINY, "--trainer.num_nodes=2"], "trainer.num_nodes: 2 nodes are started by torchrun or srun"),
         pytest.param(
             [*TINY, "--trainer.accelerator=gpu"],
             "trainer.accelerator: a GPU was asked for",

@@ -54,7 +54,7 @@ def test_the_command_prints_the_prompt_and_a_continuation(tmp_path, capsys):
 
 
 def test_bad_input_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"checkpoint: there is no file nothing.ckpt"):
+    with pytest.raises(ConfigError, match=r"checkpoint: there is no nothing.ckpt"):
         generate("nothing.ckpt")
     checkpoint = save(DeltaNet(width=32, vocab_size=50), tmp_path / "last.ckpt")
     with pytest.raises(ConfigError, match="tokenizer: data/mistral_v1 has 32000 tokens, the model 50"):

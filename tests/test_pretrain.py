@@ -1,18 +1,24 @@
 """Pretraining from token shards as a user meets it: perplexity, kill and resume, damage found before the first step."""
 
 import math
+import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lrnn.fit import ConfigError, fit
+from lrnn.checkpoint import read_metadata
+from lrnn.fit import ConfigError, FitCLI, fit
+from lrnn.generate import load_model
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -39,12 +45,26 @@ def shards(write_shards, tmp_path):
     return write_shards(tmp_path / "shards", [documents[:20], documents[20:35]], [documents[35:]], vocab_size=50)
 
 
+def scalars(run_dir, name):
+    """{step: value} of a run, also of one that was resumed."""
+    events = EventAccumulator(str(run_dir))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
+
+
+class GradientNorms(L.Callback):
+    def __init__(self):
+        self.at = {}
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.at[trainer.global_step] = math.sqrt(sum(p.grad.square().sum().item() for p in module.parameters()))
+
+
 def test_perplexity_is_that_of_the_model_and_falls(shards, tmp_path):
     options = [*TINY, f"--data.shards={shards}", f"--run_dir={tmp_path}/run", "--trainer.max_steps=200"]
-    cli = fit([*options, "--data.batch_size=8"])
-    events = EventAccumulator(f"{tmp_path}/run")
-    events.Reload()
-    curve = [event.value for event in events.Scalars("val/perplexity")]
+    norms = GradientNorms()
+    cli = fit([*options, "--data.batch_size=8"], [norms])
+    curve = list(scalars(tmp_path / "run", "val/perplexity").values())
     assert len(curve) == 4 and curve[-1] < curve[0] < 60
     ids = torch.from_numpy(np.fromfile(shards / "validation-00000.bin", np.uint16).astype("int64"))
     rows = ids[: len(ids) - 1 - (len(ids) - 1) % 8], ids[1 : len(ids) - (len(ids) - 1) % 8]
@@ -53,27 +73,92 @@ def test_perplexity_is_that_of_the_model_and_falls(shards, tmp_path):
         logits, _ = cli.model.eval()(inputs)
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
     assert curve[-1] == pytest.approx(math.exp(loss), rel=1e-4)
+    # and what Throughput says
+    assert scalars(tmp_path / "run", "train/tokens") == {step: step * 8 * 8 for step in range(10, 201, 10)}
+    for step, norm in scalars(tmp_path / "run", "train/gradient_norm").items():
+        assert norm == pytest.approx(norms.at[step], rel=1e-5)
+    rates, waiting = (scalars(tmp_path / "run", f"speed/{name}") for name in ("tokens_per_second", "share_waiting"))
+    assert min(rates.values()) > 0 and all(0 < share < 1 for share in waiting.values())
 
 
-def test_a_killed_run_of_two_processes_resumes_bit_for_bit(shards, tmp_path):
-    """Over several epochs, with a reading process a rank."""
-    command = [sys.executable, "-m", "lrnn.fit", *TINY, f"--data.shards={shards}", "--data.num_workers=1"]
-    command += ["--trainer.max_steps=120", "--checkpoint_every=10", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    whole, cut = (f"--run_dir={tmp_path / name}" for name in ("whole", "cut"))
-    subprocess.run([*command, whole], check=True)
-    process = subprocess.Popen([*command, cut], start_new_session=True)
-    checkpoint = tmp_path / "cut/checkpoints/last.ckpt"
-    while not checkpoint.exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def kill(process):
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert 0 < torch.load(checkpoint, weights_only=True)["global_step"] < 120
-    subprocess.run([*command, cut, "--resume=true"], check=True)
-    ends = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut")]
-    assert [end["FineWeb"]["samples_consumed"] for end in ends] == [120 * 2 * 4] * 2
-    for name, weight in ends[0]["state_dict"].items():
-        assert torch.equal(weight, ends[1]["state_dict"][name]), name
+
+
+def two_nodes(*command):
+    """Start torchrun on two "nodes" of one process."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    run += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    command = [*command[1:], "--trainer.num_nodes=2", "--trainer.devices=1"]
+    return [subprocess.Popen([*run, f"--node_rank={node}", *command]) for node in (0, 1)]
+
+
+@pytest.mark.timeout(600)
+def test_two_killed_processes_resume_bit_for_bit_replicated_and_sharded(shards, tmp_path, monkeypatch):
+    """Over several epochs, with a reading process a rank, accumulation, clipping, tied embeddings and parameters that
+    weight decay must spare; and DDP and FSDP learn the same. What two processes of one node began, two nodes end."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    options = [f"--data.shards={shards}", "--data.num_workers=1", "--trainer.max_steps=40", "--checkpoint_every=5"]
+    options += [f"--trainer.{key}" for key in ("accumulate_grad_batches=2", "gradient_clip_val=0.1")]
+    options += [f"--trainer.{key}" for key in ("log_every_n_steps=1", "val_check_interval=20")]
+    options += ["--model=lrnn.models.Mamba", "--model.tie_embeddings=true", "--model.weight_decay=1"]
+    command = [sys.executable, "-m", "lrnn.fit", *TINY, *options]
+    strategies = ("ddp", "fsdp2")
+    runs = {}
+    for strategy in strategies:
+        for name in ("whole", "cut"):
+            run = [*command, f"--trainer.strategy={strategy}", f"--run_dir={tmp_path / strategy / name}"]
+            runs[strategy, name] = subprocess.Popen([*run, "--trainer.devices=2"], start_new_session=True), run
+    resumed, cut_at = [], {}
+    for strategy in strategies:
+        process, run = runs[strategy, "cut"]
+        checkpoint = tmp_path / strategy / "cut/checkpoints/last.ckpt"
+        while not checkpoint.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.2))
+        kill(process)
+        cut_at[strategy] = read_metadata(checkpoint)["global_step"]
+        resumed += two_nodes(*run, "--resume=true")
+    whole = [runs[strategy, "whole"][0] for strategy in strategies]
+    assert [process.wait() for process in (*resumed, *whole)] == [0] * 6
+
+    curves = {}
+    for strategy in strategies:
+        folders = [tmp_path / strategy / name for name in ("whole", "cut")]
+        ends = [read_metadata(folder / "checkpoints/last.ckpt") for folder in folders]
+        assert 0 < cut_at[strategy] < 40 and [end["global_step"] for end in ends] == [40, 40]
+        assert [end["FineWeb"]["samples_consumed"] for end in ends] == [40 * 2 * 4 * 2] * 2
+        for name in ("train/loss", "train/gradient_norm", "train/learning_rate"):
+            curves[strategy, name], after = (scalars(folder, name) for folder in folders)
+            after = {step: value for step, value in after.items() if step >= cut_at[strategy]}
+            assert len(after) >= 39 - cut_at[strategy] and after.items() <= curves[strategy, name].items()
+        models = [load_model(folder / "checkpoints/last.ckpt") for folder in folders]
+        for name, weight in models[0].state_dict().items():
+            assert torch.equal(weight, models[1].state_dict()[name]), name
+        curves[strategy, "A_log"] = dict(enumerate(models[0].backbone.blocks[0].mixer.A_log.flatten().tolist()))
+    for name, tolerance in (("train/loss", 1e-3), ("train/gradient_norm", 1e-2), ("A_log", 0.02)):
+        assert curves["fsdp2", name] == pytest.approx(curves["ddp", name], rel=0, abs=tolerance), name
+    with pytest.raises(ConfigError, match=r"trainer.strategy: .*last.ckpt is in shards; .*--trainer.strategy=fsdp2"):
+        fit([*TINY, *options, f"--run_dir={tmp_path}/fsdp2/whole", "--resume=true"])
+
+
+@pytest.mark.parametrize(("name", "millions"), [("340m", 340), ("mamba_370m", 370), ("1b", 1300)])
+def test_the_large_models_are_as_large_as_their_names(name, millions, random_shards, tmp_path):
+    """Within 5 %, with either range; and one machine builds them by plain overrides, replicated and sharded."""
+    one = [f"--config=conf/pretrain_{name}.yaml", f"--data.shards={random_shards}", f"--run_dir={tmp_path}/run"]
+    one += ["--trainer.accelerator=cpu", "--trainer.num_nodes=1", "--trainer.devices=1", "--data.batch_size=1"]
+    for span, *options in (("[0,1]",), ("[-1,1]", "--trainer.strategy=fsdp2")):
+        with torch.device("meta"):
+            cli = FitCLI([*one, f"--model.eigenvalue_range={span}", *options])
+        assert sum(p.numel() for p in cli.model.parameters()) == pytest.approx(millions * 1e6, rel=0.05)
 
 
 def flip(path):

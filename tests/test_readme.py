@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from jsonargparse import auto_cli, capture_parser
 
 from data.prepare import prepare
@@ -23,15 +24,16 @@ def test_make_targets_exist():
 
 def test_fit_commands_parse(monkeypatch, random_shards, tmp_path):
     monkeypatch.chdir(ROOT)
-    commands = re.findall(r"^(?:\.venv/bin/)?python -m lrnn\.fit (.*)$", CODE, re.MULTILINE)
+    commands = re.findall(r"^(?:\.venv/bin/)?(?:python|torchrun .*) -m lrnn\.fit (.*)$", CODE, re.MULTILINE)
     assert commands
     for i, command in enumerate(commands):
         arguments = shlex.split(command, comments=True)
         resume = "--resume=true" in arguments
         arguments = [argument for argument in arguments if argument != "--resume=true"]
         if any("pretrain" in argument for argument in arguments):
-            arguments.append(f"--data.shards={random_shards}")
-        cli = FitCLI([*arguments, f"--run_dir={tmp_path}/{i}", "--trainer.accelerator=cpu"])
+            arguments += [f"--data.shards={random_shards}", "--trainer.num_nodes=1", "--trainer.devices=1"]
+        with torch.device("meta"):
+            cli = FitCLI([*arguments, f"--run_dir={tmp_path}/{i}", "--trainer.accelerator=cpu"])
         assert cli.model and not (resume and cli.config.resume)
 
 

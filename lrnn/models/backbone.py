@@ -77,7 +77,7 @@ class Block(nn.Module):
 
     def transform(self, x: Tensor) -> Tensor:
         """forward from the start of the sequence, where its state is not needed: what training runs."""
-        return self(x, None)[0]
+        return self.forward(x, None)[0]  # a compiler, and a strategy that shards, take this method for the block's call
 
 
 class Backbone(nn.Module):
@@ -91,12 +91,15 @@ class Backbone(nn.Module):
         make_mixer: Callable[[], nn.Module],
         mlp_width: int | None = None,
         norm_eps: float = 1e-6,
+        tie_embeddings: bool = False,
     ):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(Block(make_mixer(), width, mlp_width, norm_eps) for _ in range(layers))
         self.norm = nn.RMSNorm(width, eps=norm_eps)
         self.head = nn.Linear(width, vocab_size, bias=False)
+        if tie_embeddings:
+            self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: list[MixerState] | None = None) -> tuple[Tensor, list[MixerState]]:
         x = self.embedding(tokens)

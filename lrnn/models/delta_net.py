@@ -60,6 +60,10 @@ class DeltaNetMixer(nn.Module):
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(at_least_float32(o)).flatten(-2)), (conv_state, S)
 
+    def recurrence_flops(self, context: int) -> int:
+        """A token's, forward, beside the weights': the state is read for k, written, and read for q."""
+        return 6 * self.out_proj.in_features * self.norm.normalized_shape[0]
+
 
 class DeltaNet(LinearRNN):
     """DeltaNet with transition eigenvalues in (0, 1) or (-1, 1)."""

@@ -40,6 +40,10 @@ class FullMatrixMixer(nn.Module):
                 states.append(h)
         return torch.stack(states, 1), (h,)
 
+    def recurrence_flops(self, context: int) -> int:
+        """A token's, forward, beside the weights': A h and B x."""
+        return 4 * self.input_proj.in_features**2
+
 
 class FullMatrix(LinearRNN):
     """Linear RNN with a full, unbounded transition matrix."""

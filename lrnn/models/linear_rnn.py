@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
 from lrnn.models.backbone import Backbone, MixerState, at_least_float32
+from lrnn.ops import head_loss
 from lrnn.ops.form import forms_in_use
 
 
@@ -31,6 +32,7 @@ class LinearRNN(L.LightningModule):
         mlp_width: int | None = None,
         norm_eps: float = 1e-6,
         init_std: float | None = None,
+        tie_embeddings: bool = False,
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -45,6 +47,7 @@ class LinearRNN(L.LightningModule):
             norm_eps: epsilon of the RMS norms.
             init_std: standard deviation of the normal initialisation of all linear and embedding weights;
                 PyTorch's own initialisation when absent.
+            tie_embeddings: the head's weights are the embedding's.
             learning_rate: AdamW's peak rate.
             weight_decay: of matrices; norms, biases, embeddings, A_log and D get none.
             betas: AdamW's decay rates of the two moments.
@@ -56,7 +59,7 @@ class LinearRNN(L.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.betas = betas
-        self.backbone = Backbone(vocab_size, width, layers, make_mixer, mlp_width, norm_eps)
+        self.backbone = Backbone(vocab_size, width, layers, make_mixer, mlp_width, norm_eps, tie_embeddings)
         if init_std is not None:
             for module in self.backbone.modules():
                 if isinstance(module, nn.Linear | nn.Embedding):
@@ -76,11 +79,23 @@ class LinearRNN(L.LightningModule):
         return self.head_loss(self.backbone.residual_stream(tokens), labels)
 
     def head_loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        return self._cross_entropy(self.backbone.logits(x), labels)
+        return head_loss(self.backbone.norm(x), self.backbone.head.weight, labels)
 
     def hot_paths(self) -> list[tuple[nn.Module, str]]:
         """What training, and nothing else, runs, as (module, method): for a compiler. Equal blocks compile once."""
         return [*((block, "transform") for block in self.backbone.blocks), (self, "head_loss")]
+
+    def flops_per_token(self, context: int) -> int:
+        """Of training on one token of `context`, forward and backward; approximate.
+
+        Forward, a weight costs a multiplication and an addition, and a recurrence what its mixer says; backward, twice
+        that. The embedding is a lookup; norms and gates, and recurrences that are no larger, are left out.
+        """
+        weights = sum(p.numel() for p in self.backbone.blocks.parameters() if p.ndim > 1)
+        weights += self.backbone.head.weight.numel()
+        mixers: list[Any] = [block.mixer for block in self.backbone.blocks]
+        recurrences = sum(m.recurrence_flops(context) for m in mixers if hasattr(m, "recurrence_flops"))
+        return 6 * weights + 3 * recurrences
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss = self.loss(batch.inputs, batch.labels)

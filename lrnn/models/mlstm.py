@@ -86,6 +86,10 @@ class MLSTMMixer(nn.Module):
         y = (self.norm(at_least_float32(h)).flatten(-2) + self.skip * c) * F.silu(z)
         return self.down_proj(y), (conv_state, *new)
 
+    def recurrence_flops(self, context: int) -> int:
+        """A token's, forward, beside the weights': the memory is written and read."""
+        return 4 * self.down_proj.in_features * self.norm.normalized_shape[0]
+
 
 class MLSTM(LinearRNN):
     """mLSTM with the forget gate, its transition's eigenvalue, in (0, 1) or (-1, 1)."""

@@ -45,6 +45,10 @@ class AttentionMixer(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.out_proj(y.transpose(1, 2).flatten(-2)), (k, v)
 
+    def recurrence_flops(self, context: int) -> int:
+        """A token's, forward, beside the weights': keys and values of half the context, on average."""
+        return 2 * self.out_proj.in_features * context
+
     def _turn(self, x: Tensor, past: int) -> Tensor:
         """Pair p of channels at position t, turned by t * rotary_base^(-2 p / d_head)."""
         T, d = x.shape[2:]

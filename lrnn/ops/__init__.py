@@ -4,6 +4,7 @@ from lrnn.ops.delta_rule import delta_rule
 from lrnn.ops.diagonal_scan import diagonal_scan
 from lrnn.ops.eigenvalue_range import range_scale
 from lrnn.ops.form import Form
+from lrnn.ops.head_loss import head_loss
 from lrnn.ops.mlstm import mlstm
 from lrnn.ops.qkv_convolution import qkv_convolution, unit_heads
 from lrnn.ops.selective_scan import selective_scan
@@ -14,6 +15,7 @@ __all__ = [
     "Form",
     "delta_rule",
     "diagonal_scan",
+    "head_loss",
     "mlstm",
     "qkv_convolution",
     "range_scale",

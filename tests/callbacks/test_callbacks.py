@@ -25,6 +25,7 @@ def test_cosine_warmup_against_its_formula():
 def test_cosine_warmup_sets_the_optimizer_and_survives_its_checkpoint():
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=1e-2)
     trainer = SimpleNamespace(estimated_stepping_batches=100, optimizers=[optimizer], global_step=0, logger=None)
+    CosineWarmup().on_fit_start(trainer, None)
     for step in (0, 55, 99):
         trainer.global_step = step
         CosineWarmup().on_train_batch_start(trainer, None)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from lrnn.models import MLSTM, SLSTM, DeltaNet, Diagonal, FullMatrix, Mamba, Transformer
 from lrnn.models.backbone import ShortConvolution
@@ -35,6 +36,17 @@ def shaken(model):
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"), [(DeltaNet, {"heads": 1, "conv_size": 0, "form": "recurrent"}), (FullMatrix, {})]
+)
+def test_flops_are_those_that_a_counter_finds(architecture, options):
+    """It finds products of matrices; here forward, with a recurrence that costs about as much as the weights."""
+    model = architecture(vocab_size=5, width=32, layers=2, **options)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(2, 16, dtype=torch.long))
+    assert model.flops_per_token(16) == pytest.approx(3 * counter.get_total_flops() / (2 * 16), rel=0.05)
 
 
 @pytest.mark.parametrize(("architecture", "options"), IN_EACH_RANGE)

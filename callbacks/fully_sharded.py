@@ -1,0 +1,107 @@
+"""FSDP: parameters, gradients and optimizer state in shards, --trainer.strategy=fsdp2"""
+
+import os
+import shutil
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import distributed
+from torch.distributed.checkpoint import async_save
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+
+class FullySharded(ModelParallelStrategy):
+    """FSDP2 by block. Every node holds the model once, a shard a GPU, and the nodes average their gradients.
+
+    The model names in `hot_paths()` its blocks and the methods that training calls them by. Weights are gathered in
+    float32 and cast where autocast casts them, gradients are averaged in float32: a model trains as it does on one GPU.
+
+    A checkpoint is a folder of shards, written in the background. Its name is a link, which comes to point to the new
+    folder when all ranks have written all of it: what it points to is whole at every moment.
+    """
+
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        assert self.lightning_module is not None
+        # Lightning has the model shard itself; ours need not know how
+        self.lightning_module.configure_model = self._shard  # type: ignore[method-assign]
+        self._savers = distributed.new_group(backend="gloo")  # theirs alone: saving goes on beside training
+        self._background = ThreadPoolExecutor(1)
+        self._saving: Future | None = None
+
+    def _shard(self) -> None:
+        model: Any = self.lightning_module
+        nodes, devices = self.device_mesh.shape
+        mesh = self.device_mesh
+        if nodes == 1 or devices == 1:
+            mesh = mesh["data_parallel" if devices == 1 else "tensor_parallel"]  # Lightning's names of the two
+        class_name = type(model).__name__
+        marks = {name: vars(parameter) for name, parameter in model.named_parameters()}  # such as no_weight_decay
+        for block, method in model.hot_paths():
+            if block is not model:
+                fully_shard(block, mesh=mesh)
+                register_fsdp_forward_method(block, method)
+        fully_shard(model, mesh=mesh)
+        register_fsdp_forward_method(model, "training_step")
+        type(model).__name__ = class_name  # FSDP2 has put FSDP before it; checkpoints hold it
+        for name, parameter in model.named_parameters():
+            vars(parameter).update(marks[name])
+
+    @contextmanager
+    def block_backward_sync(self) -> Generator[None, None, None]:
+        """While gradients accumulate, they are summed within the nodes, where they are sharded, but not between."""
+        assert isinstance(self.model, FSDPModule)
+        self.model.set_requires_all_reduce(False)
+        yield
+        self.model.set_requires_all_reduce(True)
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: str | os.PathLike, storage_options: Any = None
+    ) -> None:
+        self._wait()  # for the one before
+        link = Path(filepath).absolute()
+        folder = next(f for f in (link.with_suffix(".0"), link.with_suffix(".1")) if f != link.resolve())
+        folder = self.broadcast(folder)
+        shards = {"state_dict": checkpoint.pop("state_dict")}
+        shards |= {f"optimizer_{i}": state for i, state in enumerate(checkpoint.pop("optimizer_states", []))}
+        if self.global_rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            torch.save(checkpoint, folder / "meta.pt")  # Lightning's name of all that is not sharded
+        self.barrier()
+        written = async_save(shards, checkpoint_id=folder, process_group=self._savers)
+
+        def finish() -> None:
+            written.result()  # type: ignore[union-attr]
+            if self.global_rank == 0:
+                point(link, folder)
+
+        self._saving = self._background.submit(finish)
+
+    def _wait(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()  # raises what went wrong in the background
+
+    def teardown(self) -> None:
+        self._wait()
+        super().teardown()
+
+
+def point(link: Path, folder: Path) -> None:
+    """Make the link point to the folder, at once, and delete the folder that it pointed to."""
+    before = link.resolve()
+    new = link.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(folder.name)
+    new.replace(link)
+    if before != link and before.is_dir():
+        shutil.rmtree(before)
+
+
+StrategyRegistry.register("fsdp2", FullySharded, description="FSDP2 by block, with clipping and sharded checkpoints")
