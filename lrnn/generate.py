@@ -5,28 +5,16 @@ The prompt is read in one call, then each token takes one `step`: the cost of a 
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentError, auto_cli
 from torch import Tensor
 
-import lrnn.models
 from data import DataError
 from data.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
+from lrnn.checkpoint import load_model
 from lrnn.fit import ConfigError
 from lrnn.models import LinearRNN
-
-
-def load_model(checkpoint: str) -> LinearRNN:
-    """The model of a checkpoint of `python -m lrnn.fit`, ready to be evaluated."""
-    if not Path(checkpoint).is_file():
-        raise ConfigError(f"checkpoint: there is no file {checkpoint}")
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    options = {name: value for name, value in saved["hyper_parameters"].items() if not name.startswith("_")}
-    model: LinearRNN = getattr(lrnn.models, saved["model"])(**options)
-    model.load_state_dict(saved["state_dict"])
-    return model.eval()
 
 
 @torch.no_grad()
