@@ -121,20 +121,26 @@ def test_delta_net_in_flash_linear_attention(eigenvalue_range, conv_size, fla_wi
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
 @pytest.mark.filterwarnings("ignore")  # of flash-linear-attention and its compilers
 def test_delta_net_in_flash_linear_attention_on_a_gpu(eigenvalue_range, tmp_path):
+    """In float32 the same logits; in bfloat16, which fla's kernel for long sequences needs, as near to them as ours."""
     import fla  # noqa: F401  makes its classes known to transformers
 
     options = {"vocab_size": 1000, "width": 256, "heads": 2, "mlp_width": 512, "init_std": 0.06}
-    model = DeltaNet(eigenvalue_range, **options).eval().cuda()
+    model = DeltaNet(eigenvalue_range, **options).eval()
     folder = exported(model, tmp_path)
-    tokens = torch.randint(1000, (2, 300), device="cuda")
+    tokens = torch.randint(1000, (2, 300))
     with torch.no_grad():
-        want, _ = model(tokens)
-        short = load(folder, dtype=torch.float32).cuda()(tokens[:, :60]).logits  # fla's recurrent kernel
+        want = model(tokens)[0].cuda()
+        tokens, model = tokens.cuda(), model.cuda()
+        short = load(folder, dtype=torch.float32).cuda()(tokens[:, :60]).logits  # fla's kernel for short ones
         assert largest_difference(short, want[:, :60]) <= 1e-4
+        with torch.autocast("cuda", torch.bfloat16):
+            ours = largest_difference(model(tokens)[0], want)
         theirs = load(folder).cuda()
         assert theirs.dtype == torch.bfloat16
-        assert largest_difference(theirs(tokens).logits, want) <= 2e-2
-        continued = theirs.generate(tokens[:1, :5], max_new_tokens=20, do_sample=False)
+        difference = largest_difference(theirs(tokens).logits, want)
+        print(f"largest difference from float32 in bfloat16, of the largest logit: theirs {difference}, ours {ours}")
+        assert difference <= 2 * ours <= 0.2
+        continued = theirs.generate(tokens[:1, :5], max_new_tokens=20, do_sample=False, eos_token_id=None)
     assert continued.shape == (1, 25)
 
 

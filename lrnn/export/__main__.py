@@ -94,11 +94,13 @@ def write_folder(
     # clones, since parts of one matrix share its memory
     weights = {name: weight.detach().clone() for name, weight in exported.weights.items()}
     save_torch_state_dict(weights, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
+    for file in folder.glob("*.safetensors"):  # written for their owner alone
+        shutil.copymode(folder / "config.json", file)
 
 
 def main() -> None:
     try:
-        auto_cli(export, exit_on_error=False, prog="python -m lrnn.export")
+        auto_cli(export, as_positional=False, exit_on_error=False, prog="python -m lrnn.export")
     except (ArgumentError, ConfigError, DataError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
