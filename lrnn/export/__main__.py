@@ -66,7 +66,8 @@ def export(
     print(f"{out}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters. To load it:")
     print(exported.to_load)
     if tokenizer:
-        print(f"tokenizer = transformers.AutoTokenizer.from_pretrained({out!r})")
+        trust = ", trust_remote_code=True" if exported.code else ""  # else transformers asks, for the config's sake
+        print(f"tokenizer = transformers.AutoTokenizer.from_pretrained({out!r}{trust})")
 
 
 def tokenizer_of_run(config: Path) -> str | None:
