@@ -18,11 +18,13 @@ setup: .venv/installed ## Make .venv with the pinned dependencies (every target 
 parity: setup ## Train DeltaNet and Mamba with either eigenvalue range on parity; table and picture
 	@$(RUN) -m lrnn.parity --workers $(CORES)
 
-pretrain-smoke: setup ## Prepare real text without a network, train a small DeltaNet on it, generate (again: go on)
+pretrain-smoke: setup ## Prepare real text without a network, train a small DeltaNet on it, generate, export (again: go on)
 	@$(RUN) -m data.prepare --source=stdlib --out=shards/stdlib --validation_fraction=0.03
 	@$(RUN) -m lrnn.fit --config conf/pretrain_smoke.yaml \
 		$$(test -f runs/pretrain_smoke/checkpoints/last.ckpt && echo --resume=true)
 	@$(RUN) -m lrnn.generate --prompt="class Stack:" --tokens=64
+	@rm -rf runs/pretrain_smoke/hf
+	@$(RUN) -m lrnn.export --run_dir=runs/pretrain_smoke --out=runs/pretrain_smoke/hf
 
 tensorboard: setup ## Open the runs in TensorBoard
 	@.venv/bin/tensorboard --logdir runs

@@ -34,11 +34,8 @@ from callbacks import (
 )
 from data import DataError
 from lrnn.checkpoint import read_metadata
+from lrnn.errors import ConfigError
 from lrnn.models import LinearRNN
-
-
-class ConfigError(Exception):
-    """Something in the configuration, the command line or the run's folder that the user must change."""
 
 
 class FitCLI(LightningCLI):

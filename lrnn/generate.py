@@ -5,30 +5,16 @@ The prompt is read in one call, then each token takes one `step`: the cost of a 
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentError, auto_cli
 from torch import Tensor
 
-import lrnn.models
 from data import DataError
 from data.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
-from lrnn.checkpoint import read_metadata, read_weights
-from lrnn.fit import ConfigError
+from lrnn.checkpoint import load_model
+from lrnn.errors import ConfigError
 from lrnn.models import LinearRNN
-
-
-def load_model(checkpoint: str | Path) -> LinearRNN:
-    """The model of a checkpoint of `python -m lrnn.fit`, ready to be evaluated."""
-    path = Path(checkpoint)
-    if not path.exists():
-        raise ConfigError(f"checkpoint: there is no {checkpoint}")
-    saved = read_metadata(path)
-    options = {name: value for name, value in saved["hyper_parameters"].items() if not name.startswith("_")}
-    model: LinearRNN = getattr(lrnn.models, saved["model"])(**options)
-    read_weights(path, model)
-    return model.eval()
 
 
 @torch.no_grad()

@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from callbacks import TrainingDivergedError
-from lrnn.fit import ConfigError, fit, one_line
+from lrnn.errors import ConfigError
+from lrnn.fit import fit, one_line
 from lrnn.parity_report import write_report
 
 RECIPES = {"DeltaNet": "conf/parity.yaml", "Mamba": "conf/parity_mamba.yaml"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.tokenizer import load_tokenizer
-from lrnn.fit import ConfigError
+from lrnn.errors import ConfigError
 from lrnn.generate import generate, load_model, sample
 from lrnn.models import DeltaNet, Mamba
 

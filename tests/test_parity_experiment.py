@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from lrnn import parity as experiment
-from lrnn.fit import ConfigError
+from lrnn.errors import ConfigError
 from lrnn.parity_report import write_report
 
 TINY = (

@@ -17,7 +17,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lrnn.checkpoint import read_metadata
-from lrnn.fit import ConfigError, FitCLI, fit
+from lrnn.errors import ConfigError
+from lrnn.fit import FitCLI, fit
 from lrnn.generate import load_model
 
 ROOT = Path(__file__).parent.parent

@@ -9,11 +9,12 @@ import torch
 from jsonargparse import auto_cli, capture_parser
 
 from data.prepare import prepare
+from lrnn.export.__main__ import export
 from lrnn.fit import FitCLI
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-CODE = "\n".join(re.findall(r"```(?:sh)?\n(.*?)```", README, re.DOTALL))
+CODE = "\n".join(re.findall(r"```(?:sh|python)?\n(.*?)```", README, re.DOTALL))
 
 
 def test_make_targets_exist():
@@ -40,6 +41,14 @@ def test_fit_commands_parse(monkeypatch, random_shards, tmp_path):
 def test_prepare_commands_parse():
     parser = capture_parser(lambda: auto_cli(prepare))
     commands = re.findall(r"^python -m data\.prepare (.*)$", CODE, re.MULTILINE)
+    assert commands
+    for command in commands:
+        parser.parse_args(shlex.split(command, comments=True))
+
+
+def test_export_commands_parse():
+    parser = capture_parser(lambda: auto_cli(export, as_positional=False))
+    commands = re.findall(r"^python -m lrnn\.export (.*)$", CODE, re.MULTILINE)
     assert commands
     for command in commands:
         parser.parse_args(shlex.split(command, comments=True))

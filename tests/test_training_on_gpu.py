@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrnn.fit import ConfigError, fit
+from lrnn.errors import ConfigError
+from lrnn.fit import fit
 
 pytestmark = pytest.mark.gpu
 OPTIONS = (

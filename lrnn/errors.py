@@ -1,0 +1,5 @@
+"""What a user must change."""
+
+
+class ConfigError(Exception):
+    """Something in the configuration, the command line or the run's folder that the user must change."""

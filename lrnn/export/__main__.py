@@ -1,0 +1,110 @@
+"""A run's model as a Hugging Face folder: python -m lrnn.export --run_dir=runs/pretrain_smoke --out=exported
+
+DeltaNet loads with flash-linear-attention, Mamba with transformers: with range [-1, 1] by a modelling file that
+travels along, since transformers' own Mamba has no such transitions.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import save_torch_state_dict
+from jsonargparse import ArgumentError, auto_cli
+from omegaconf import OmegaConf
+
+from data import DataError
+from data.tokenizer import load_tokenizer
+from lrnn.checkpoint import load_model
+from lrnn.errors import ConfigError
+from lrnn.export.delta_net import export_delta_net
+from lrnn.export.folder import Exported, write_json
+from lrnn.export.mamba import export_mamba
+from lrnn.export.tokenizer import write_tokenizer
+from lrnn.models import DeltaNet, LinearRNN, Mamba
+
+EXPORTERS: dict[type, Callable[..., Exported]] = {DeltaNet: export_delta_net, Mamba: export_mamba}
+
+
+def export(
+    run_dir: str,
+    out: str,
+    checkpoint: str | None = None,
+    tokenizer: str | None = None,
+    max_shard_size: str = "5GB",
+) -> None:
+    """Write a Hugging Face folder, and print how to load it.
+
+    Args:
+        run_dir: of `python -m lrnn.fit`.
+        out: the folder to write, a new or an empty one.
+        checkpoint: of that run, a file or a sharded folder; its last one when absent.
+        tokenizer: that the model was trained with; the one that the run's config.yaml names when absent. A run on a
+            synthetic task has none.
+        max_shard_size: of a weights file.
+    """
+    folder = Path(out)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ConfigError(f"out: {out} exists; choose another folder")
+    model = load_model(checkpoint or str(Path(run_dir, "checkpoints/last.ckpt")))
+    exporter = EXPORTERS.get(type(model))
+    if exporter is None:
+        allowed = " or ".join(architecture.__name__ for architecture in EXPORTERS)
+        raise ConfigError(f"model: must be {allowed} to be exported, the checkpoint holds {type(model).__name__}")
+    exported = exporter(model, out)
+    tokenizer = tokenizer or tokenizer_of_run(Path(run_dir, "config.yaml"))
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        partial.mkdir(parents=True)
+        write_folder(partial, model, exported, tokenizer, max_shard_size)
+        partial.replace(folder)
+    except OSError as error:
+        raise ConfigError(f"out: {out} could not be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"{out}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters. To load it:")
+    print(exported.to_load)
+    if tokenizer:
+        trust = ", trust_remote_code=True" if exported.code else ""  # else transformers asks, for the config's sake
+        print(f"tokenizer = transformers.AutoTokenizer.from_pretrained({out!r}{trust})")
+
+
+def tokenizer_of_run(config: Path) -> str | None:
+    if not config.is_file():
+        raise ConfigError(f"run_dir: there is no {config}")
+    return OmegaConf.select(OmegaConf.load(config), "data.init_args.tokenizer")
+
+
+def write_folder(
+    folder: Path, model: LinearRNN, exported: Exported, tokenizer: str | None, max_shard_size: str
+) -> None:
+    eos = None
+    if tokenizer:
+        pieces = load_tokenizer(tokenizer)
+        if pieces.vocab_size != exported.config["vocab_size"]:
+            vocabulary = exported.config["vocab_size"]
+            raise ConfigError(f"tokenizer: {tokenizer} has {pieces.vocab_size} tokens, the model {vocabulary}")
+        write_tokenizer(tokenizer, pieces, folder)
+        eos = pieces.eos
+    ends = {"bos_token_id": eos, "eos_token_id": eos}  # a document begins after the end of another
+    write_json(folder / "config.json", exported.config | ends | {"pad_token_id": None})
+    write_json(folder / "generation_config.json", ends | {"pad_token_id": eos})
+    if exported.code:
+        shutil.copy(exported.code, folder)
+    # clones, since parts of one matrix share its memory
+    weights = {name: weight.detach().clone() for name, weight in exported.weights.items()}
+    save_torch_state_dict(weights, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
+    for file in folder.glob("*.safetensors"):  # written for their owner alone
+        shutil.copymode(folder / "config.json", file)
+
+
+def main() -> None:
+    try:
+        auto_cli(export, as_positional=False, exit_on_error=False, prog="python -m lrnn.export")
+    except (ArgumentError, ConfigError, DataError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

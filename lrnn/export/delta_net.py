@@ -1,0 +1,74 @@
+"""DeltaNet, either range, as flash-linear-attention's DeltaNetForCausalLM.
+
+    ours                               theirs
+    blocks.0.mixer.qkv_proj, .conv     layers.0.attn.{q,k,v}_proj, .{q,k,v}_conv1d
+    blocks.0.mixer.beta_proj           layers.0.attn.b_proj
+    blocks.0.mlp.1.gate_up             layers.0.mlp.gate_proj, .up_proj
+
+Both scale q by d_head^-1/2 and normalise q and k, with SiLU before and no bias. Theirs divides by sqrt(|k|^2 + 1e-6),
+ours by |k|, which is the same to rounding unless a key is shorter than 0.1 or so.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from lrnn.export.folder import Exported, common_config, refuse
+from lrnn.models import DeltaNet
+
+
+def export_delta_net(model: DeltaNet, out: str) -> Exported:
+    first: Any = model.backbone.blocks[0]
+    if first.mlp is None:
+        raise refuse("mlp_width", None, "flash-linear-attention's DeltaNet always has an MLP")
+    mixer = first.mixer
+    config = {
+        "architectures": ["DeltaNetForCausalLM"],
+        "model_type": "delta_net",
+        **common_config(model),
+        "num_heads": mixer.heads,
+        "intermediate_size": first.mlp[1].down.in_features,
+        "allow_neg_eigval": mixer.beta_scale == 2,
+        "use_short_conv": mixer.conv.kernel_size > 0,
+        "conv_size": mixer.conv.kernel_size,
+        "norm_eps": mixer.norm.eps,
+        "use_beta": True,
+        "use_gate": False,
+        "qk_norm": "l2",
+        "qk_activation": "silu",
+        "hidden_act": "swish",
+        "dtype": "bfloat16",  # what it loads as: fla's chunked kernel takes no float32
+    }
+    weights = {
+        "model.embeddings.weight": model.backbone.embedding.weight,
+        "model.norm.weight": model.backbone.norm.weight,
+        "lm_head.weight": model.backbone.head.weight,
+    }
+    for i, block in enumerate(model.backbone.blocks):
+        weights |= {f"model.layers.{i}.{name}": weight for name, weight in block_weights(block).items()}
+    return Exported(
+        config,
+        weights,
+        f"import fla, transformers\nmodel = transformers.AutoModelForCausalLM.from_pretrained({out!r}).cuda()",
+    )
+
+
+def block_weights(block: Any) -> dict[str, Tensor]:
+    mixer, (mlp_norm, mlp) = block.mixer, block.mlp
+    gate, up = mlp.gate_up.weight.chunk(2)
+    weights = {
+        "attn_norm.weight": block.mixer_norm.weight,
+        "attn.b_proj.weight": mixer.beta_proj.weight,
+        "attn.o_norm.weight": mixer.norm.weight,
+        "attn.o_proj.weight": mixer.out_proj.weight,
+        "mlp_norm.weight": mlp_norm.weight,
+        "mlp.gate_proj.weight": gate,
+        "mlp.up_proj.weight": up,
+        "mlp.down_proj.weight": mlp.down.weight,
+    }
+    for name, weight in zip("qkv", mixer.qkv_proj.weight.chunk(3), strict=True):
+        weights[f"attn.{name}_proj.weight"] = weight
+    if mixer.conv.kernel_size:
+        for name, weight in zip("qkv", mixer.conv.weight.chunk(3), strict=True):
+            weights[f"attn.{name}_conv1d.weight"] = weight[:, None]
+    return weights

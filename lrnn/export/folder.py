@@ -1,0 +1,40 @@
+"""What a Hugging Face folder holds."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lrnn.errors import ConfigError
+from lrnn.models import LinearRNN
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in the terms of the class that will load it."""
+
+    config: dict[str, Any]  # config.json
+    weights: dict[str, Tensor]
+    to_load: str  # Python
+    code: Path | None = None  # a modelling file that travels along
+
+
+def common_config(model: LinearRNN) -> dict[str, Any]:
+    backbone = model.backbone
+    return {
+        "vocab_size": backbone.head.out_features,
+        "hidden_size": backbone.head.in_features,
+        "num_hidden_layers": len(backbone.blocks),
+        "tie_word_embeddings": False,
+        "use_cache": True,
+    }
+
+
+def refuse(option: str, value: object, allowed: str) -> ConfigError:
+    return ConfigError(f"model.{option}: can't be exported with {value}, {allowed}")
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
