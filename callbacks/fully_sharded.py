@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import distributed
@@ -41,7 +42,7 @@ class FullySharded(ModelParallelStrategy):
         if nodes == 1 or devices == 1:
             mesh = mesh["data_parallel" if devices == 1 else "tensor_parallel"]  # Lightning's names of the two
         class_name = type(model).__name__
-        marks = {name: vars(parameter) for name, parameter in model.named_parameters()}  # such as no_weight_decay
+        self._marks = {name: vars(parameter) for name, parameter in model.named_parameters()}
         for block, method in model.hot_paths():
             if block is not model:
                 fully_shard(block, mesh=mesh)
@@ -49,8 +50,13 @@ class FullySharded(ModelParallelStrategy):
         fully_shard(model, mesh=mesh)
         register_fsdp_forward_method(model, "training_step")
         type(model).__name__ = class_name  # FSDP2 has put FSDP before it; checkpoints hold it
-        for name, parameter in model.named_parameters():
-            vars(parameter).update(marks[name])
+
+    def setup_optimizers(self, trainer: L.Trainer) -> None:
+        """Sharding, and the move to the device after it, lose what parameters are marked with, as no_weight_decay."""
+        assert self.model is not None
+        for name, parameter in self.model.named_parameters():
+            vars(parameter).update(self._marks[name])
+        super().setup_optimizers(trainer)
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
