@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 class Published(NamedTuple):
     best: float | None
-    median: float
-    deviation: float
+    median: float | None
+    deviation: float | None
 
 
 PUBLISHED = {

@@ -79,7 +79,8 @@ def sweep(
     console.print(f"{len(schedule.done)} runs, {time.perf_counter() - begin:.0f} s")
     if left := [*schedule.failed, *schedule.waiting]:
         for run in left:
-            console.print(f"{run.name}: {schedule.failed.get(run, 'no GPU was left')} ({run.beside('.log')})")
+            reason = schedule.failed.get(run, "no GPU was left")
+            console.print(f"{run.name}: {reason} ({run.beside('.log')})", markup=False, soft_wrap=True)
         raise SweepError(f"{len(left)} of {len(runs)} runs are missing: {'; '.join(run.name for run in left)}")
 
 

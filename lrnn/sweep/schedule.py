@@ -16,6 +16,7 @@ from typing import IO, Literal
 
 from lrnn.sweep.grid import Run, SweepError
 
+FIT = (sys.executable, "-m", "lrnn.fit")
 HEADING = "$ "  # in a log, before the command of each attempt
 STRIKES = 2  # failures in a row, with the GPU silent after each, that retire it
 
@@ -170,7 +171,7 @@ def start(run: Run, device: Device) -> Attempt | None:
         log.write(f"{HEADING}{run.command()}\n")
         log.flush()
         process = subprocess.Popen(
-            [sys.executable, "-m", "lrnn.fit", *arguments],
+            [*FIT, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
