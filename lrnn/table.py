@@ -25,7 +25,9 @@ def table(run_dir: str = "runs/table3", out: str | None = None) -> None:
         if row.chosen and row.cell.task not in tasks:
             task = row.chosen[0].configuration["data"]
             tasks[row.cell.task] = getattr(data, task["class_path"].removeprefix("data."))(**task["init_args"])
-    write_report(rows, tasks, Path(out or run_dir), Console(highlight=False))
+    # as wide as the table, in a narrower terminal too: a number that is cut off is worse than a line that is broken
+    console = Console(highlight=False, width=max(Console().width, 120))
+    write_report(rows, tasks, Path(out or run_dir), console)
 
 
 def main() -> None:

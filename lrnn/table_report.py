@@ -38,7 +38,7 @@ def write_report(rows: Sequence[Row], tasks: Mapping[str, SyntheticTask], folder
         caption = _describe(tasks[name]) if name in tasks else "Nothing was run."
         printed = Table(title=name, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
         for heading in HEADER:
-            printed.add_column(heading, no_wrap=heading == "model")
+            printed.add_column(heading, no_wrap=True)
         for cells in texts:
             printed.add_row(*map(escape, cells))
         console.print(printed)
