@@ -132,6 +132,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, tmp_p
         assert torch.equal(weight, cut_end["state_dict"][name]), name
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
 def test_a_run_cut_off_in_its_last_evaluation_ends_with_the_same_weights_and_is_evaluated(tmp_path):
     class CutOff(L.Callback):
         def on_train_end(self, *_):
