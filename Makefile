@@ -18,6 +18,13 @@ setup: .venv/installed ## Make .venv with the pinned dependencies (every target 
 parity: setup ## Train DeltaNet and Mamba with either eigenvalue range on parity; table and picture
 	@$(RUN) -m lrnn.parity --workers $(CORES)
 
+table-quick: setup ## Train every task and architecture in small, on a CPU, and print the paper's table of them
+	@$(RUN) -m lrnn.sweep --config conf/table_quick.yaml
+	@$(RUN) -m lrnn.table --run_dir=runs/table_quick
+
+table: setup ## Make the paper's table from the runs of conf/paper/table3.yaml (python -m lrnn.sweep trains them)
+	@$(RUN) -m lrnn.table --run_dir=runs/table3 --out=results/table3
+
 pretrain-smoke: setup ## Prepare real text without a network, train a small DeltaNet on it, generate, export (again: go on)
 	@$(RUN) -m data.prepare --source=stdlib --out=shards/stdlib --validation_fraction=0.03
 	@$(RUN) -m lrnn.fit --config conf/pretrain_smoke.yaml \
@@ -47,4 +54,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity pretrain-smoke tensorboard test test-gpu bench lint format
+.PHONY: help setup parity table-quick table pretrain-smoke tensorboard test test-gpu bench lint format

@@ -12,7 +12,8 @@ class ResumableCheckpoint(ModelCheckpoint):
     """Keeps `last.ckpt`: every `every_n_steps`, at the end, and when Ctrl-C asks for a stop.
 
     Ctrl-C lets the step in progress finish, so that the checkpoint holds a whole number of steps; a second
-    Ctrl-C stops at once.
+    Ctrl-C stops at once. The last step is saved only after the other callbacks' on_train_end, which Lightning does not
+    call again for a run that resumes there: one that is cut off in its last evaluation resumes a little before it.
     """
 
     def __init__(self, dirpath: str, every_n_steps: int):
@@ -35,6 +36,8 @@ class ResumableCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.global_step >= trainer.max_steps:
+            return
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if self._stop_asked and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._save(trainer)

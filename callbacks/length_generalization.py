@@ -18,11 +18,12 @@ class LengthGeneralization(L.Callback):
     """Scores fixed test sets, one a length, at every validation and once more, with longer ones, at the end.
 
     Each length is logged as `length/<length>` and all of them as a figure; at the end the numbers are
-    written to `length_generalization.json` in the run's folder. Nothing is selected or stopped by them.
+    written to `length_generalization.json` in the run's folder. Nothing is selected or stopped by them. To select by,
+    a score on other sequences of the test set's lengths stands beside them.
 
-    The data module gives `evaluation_batches(shortest, longest, samples)`, `test_lengths`, `test_samples`,
-    `train_lengths` and `chance`; the model maps (tokens, state) to (logits, state). Sequences are read
-    `segment` tokens at a time with the state carried on, so memory does not grow with the length.
+    The data module gives `evaluation_batches(shortest, longest, samples, validation)`, `test_lengths`, `test_samples`,
+    `validation_samples`, `train_lengths` and `chance`; the model maps (tokens, state) to (logits, state). Sequences are
+    read `segment` tokens at a time with the state carried on, so memory does not grow with the length.
     """
 
     def __init__(
@@ -60,31 +61,44 @@ class LengthGeneralization(L.Callback):
         task = trainer.datamodule  # type: ignore[attr-defined]
         shortest, longest = task.test_lengths
         overall = self._score(trainer, pl_module, shortest, longest, task.test_samples)
+        validation = self._score(trainer, pl_module, shortest, longest, task.validation_samples, validation=True)
         curve = self._score_lengths(trainer, pl_module, (*self.lengths, *self.final_lengths))
         self._log(trainer, curve)
         self.results = {
             "test_lengths": [shortest, longest],
             "scaled_accuracy": overall,
             "scaled_accuracy_at": curve,
+            "validation_scaled_accuracy": validation,
         }
         folder = trainer.log_dir  # asked for on every rank: Lightning broadcasts it
         if trainer.is_global_zero:
             if trainer.logger:
                 trainer.logger.log_metrics({"length/test": overall}, trainer.global_step)
             if folder:
-                Path(folder, "length_generalization.json").write_text(json.dumps(self.results, indent=1) + "\n")
+                # renamed into place: where the file is, it is whole, and the run is finished
+                written = Path(folder, "length_generalization.json.new")
+                written.write_text(json.dumps(self.results, indent=1) + "\n")
+                written.replace(Path(folder, "length_generalization.json"))
 
     def _score_lengths(self, trainer: L.Trainer, model: L.LightningModule, lengths: Iterable[int]) -> dict[int, float]:
         return {n: self._score(trainer, model, n, n, self.samples) for n in lengths}
 
     @torch.no_grad()
-    def _score(self, trainer: L.Trainer, model: L.LightningModule, shortest: int, longest: int, samples: int) -> float:
+    def _score(
+        self,
+        trainer: L.Trainer,
+        model: L.LightningModule,
+        shortest: int,
+        longest: int,
+        samples: int,
+        validation: bool = False,
+    ) -> float:
         """Scaled accuracy over `samples` sequences, shared among the ranks."""
         task = trainer.datamodule  # type: ignore[attr-defined]
         metric = ScaledAccuracy(task.chance).to(model.device)
         training = model.training
         model.eval()
-        batches = task.evaluation_batches(shortest, longest, samples)
+        batches = task.evaluation_batches(shortest, longest, samples, validation)
         for batch in islice(batches, trainer.global_rank, None, trainer.world_size):
             state = None
             for inputs, labels in zip(

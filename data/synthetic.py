@@ -39,7 +39,8 @@ class SyntheticTask(ResumableData):
             batch_size: sequences a rank and step.
             train_lengths: shortest and longest training sequence, uniform in between.
             test_lengths: the same for the test set, which no training step or selection sees.
-            validation_samples: size of the validation set, whose lengths are the training lengths.
+            validation_samples: size of the validation set, whose lengths are the training lengths, and of another with
+                the test lengths, to select by.
             test_samples: size of the test set.
             seed: of the training samples.
             evaluation_seed: of the validation and test sets; choose a recipe on another one.

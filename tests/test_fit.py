@@ -18,7 +18,12 @@ from lrnn.fit import FitCLI, fit
 from lrnn.generate import load_model
 
 ROOT = Path(__file__).parent.parent
-CONFIGS = [path for path in sorted(ROOT.glob("conf/**/*.yaml")) if "num_nodes" not in path.read_text()]
+# the others are stacked on these, or sweeps (tests/test_sweep.py), or ask for many GPUs (tests/test_pretrain.py)
+CONFIGS = [
+    path
+    for path in sorted(ROOT.glob("conf/**/*.yaml"))
+    if "class_path: lrnn.models" in path.read_text() and "num_nodes" not in path.read_text()
+]
 TINY = (
     "--config=conf/parity.yaml",
     "--data.batch_size=4",
@@ -131,6 +136,25 @@ def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, tmp_p
     assert samples == [300 * 4 * accumulate] * 2
     for name, weight in whole_end["state_dict"].items():
         assert torch.equal(weight, cut_end["state_dict"][name]), name
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
+def test_a_run_cut_off_in_its_last_evaluation_ends_with_the_same_weights_and_is_evaluated(tmp_path):
+    class CutOff(L.Callback):
+        def on_train_end(self, *_):
+            raise KeyboardInterrupt
+
+    options = [*TINY[:-1], "--trainer.max_steps=20", "--checkpoint_every=10"]
+    options += [f"--trainer.callbacks.init_args.{key}" for key in ("samples=8", "lengths=[40]", "final_lengths=[]")]
+    fit([*options, f"--run_dir={tmp_path}/whole"])
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit([*options, f"--run_dir={tmp_path}/cut", "--trainer.callbacks=[]"], [CutOff()])
+    fit([*options, f"--run_dir={tmp_path}/cut", "--resume=true"])
+    whole, cut = (torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut"))
+    assert whole["global_step"] == cut["global_step"] == 20
+    assert all(torch.equal(weight, cut["state_dict"][name]) for name, weight in whole["state_dict"].items())
+    results = [(tmp_path / name / "length_generalization.json").read_text() for name in ("whole", "cut")]
+    assert results[0] == results[1]
 
 
 def test_accumulated_steps_equal_one_large_batch(tmp_path):

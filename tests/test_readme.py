@@ -11,6 +11,7 @@ from jsonargparse import auto_cli, capture_parser
 from data.prepare import prepare
 from lrnn.export.__main__ import export
 from lrnn.fit import FitCLI
+from lrnn.sweep.__main__ import sweep
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,6 +53,20 @@ def test_export_commands_parse():
     assert commands
     for command in commands:
         parser.parse_args(shlex.split(command, comments=True))
+
+
+def test_sweep_commands_parse(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    parser = capture_parser(lambda: auto_cli(sweep, as_positional=False))
+    commands = re.findall(r"^python -m lrnn\.sweep (.*)$", CODE, re.MULTILINE)
+    assert commands
+    for command in commands:
+        config = parser.parse_args(shlex.split(command, comments=True))
+        runs = sum(
+            len(block.models) * len(block.tasks) * len(config.learning_rates) * len(config.seeds)
+            for block in config.cells
+        )
+        assert f"{runs} runs" in CODE
 
 
 FILES = re.findall(r"(?:\]\(|`)((?:conf|lrnn|data|callbacks|tests|results)/[\w/.-]+)(?:\)|`)", README)

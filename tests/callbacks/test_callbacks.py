@@ -1,3 +1,4 @@
+import json
 import math
 from itertools import pairwise
 from types import SimpleNamespace
@@ -57,7 +58,7 @@ class CountsOnes(L.LightningModule):
 
 
 def test_length_generalization_scores_each_length_and_carries_the_state(tmp_path):
-    task = Parity(test_samples=500)
+    task = Parity(test_samples=500, validation_samples=300)
     callback = LengthGeneralization(lengths=(40, 64), final_lengths=(300,), samples=400, segment=17)
     trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
     trainer.datamodule = task
@@ -66,6 +67,12 @@ def test_length_generalization_scores_each_length_and_carries_the_state(tmp_path
     assert curve[40] == curve[64] == 1
     assert abs(curve[300]) < 5 / math.sqrt(400)
     assert callback.results["scaled_accuracy"] == pytest.approx((100 - 40) / 217, abs=0.15)
+    assert json.loads((tmp_path / "length_generalization.json").read_text())["scaled_accuracy_at"]["40"] == 1
+
+    metric = ScaledAccuracy(chance=0.5)  # of other sequences of the same lengths, to select by
+    for batch in task.evaluation_batches(40, 256, 300, validation=True):
+        metric.update(CountsOnes(memory=100)(batch.inputs)[0], batch.labels)
+    assert callback.results["validation_scaled_accuracy"] == float(metric.compute())
 
 
 def test_non_finite_losses_are_counted_and_stop_the_run():

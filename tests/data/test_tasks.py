@@ -166,12 +166,15 @@ def test_lengths_drawn_from_3_to_40(task, used):
 
 
 @every_task
-def test_no_test_sequence_is_trained_on(task, options):
+def test_no_test_sequence_is_trained_on_or_selected_by(task, options):
     task, index = task(**options), torch.arange(10_000)
     trained = task.sample(2 * task.seed, index, torch.full((10_000,), 40), 40, training=True).inputs
-    tested = torch.cat([batch.inputs for batch in task.evaluation_batches(40, 40, samples=200)])
-    trained, tested = ({tuple(row) for row in rows.tolist()} for rows in (trained, tested))
-    assert len(tested) == 200 and not tested & trained
+    tested, selected = (
+        torch.cat([batch.inputs for batch in task.evaluation_batches(40, 40, 200, validation)])
+        for validation in (False, True)
+    )
+    trained, tested, selected = ({tuple(row) for row in rows.tolist()} for rows in (trained, tested, selected))
+    assert len(tested) == len(selected) == 200 and not tested & (trained | selected)
 
 
 def test_accuracy_of_the_best_constant_answer():

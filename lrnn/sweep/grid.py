@@ -1,0 +1,202 @@
+"""The runs of a sweep: each model on each task, with each learning rate and seed.
+
+A model and a task are names that stand for arguments of `python -m lrnn.fit`. Files are stacked, the model's first,
+then the task's, then those of the whole sweep; options come after all files, the model's last, so that they win:
+
+    --config=MODEL --config=TASK --config=SWEEP  --sweep_option ... --task_option ... --model_option ...
+
+A sweep's folder holds `grid.json`, and for each run <task>/<model>/lr<rate>_seed<seed>: the folder that `lrnn.fit`
+makes, and beside it the run's .log and .lock.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class SweepError(Exception):
+    """Something in the sweep's configuration or folder that the user must change."""
+
+
+@dataclass
+class Block:
+    """Each of these models on each of these tasks.
+
+    Args:
+        models: names, and the arguments of python -m lrnn.fit that each stands for.
+        tasks: the same.
+        learning_rates: those of the sweep when absent.
+        seeds: those of the sweep when absent.
+    """
+
+    models: dict[str, str]
+    tasks: dict[str, str]
+    learning_rates: list[float] | None = None
+    seeds: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the table, a model on a task, with the arguments that all of its runs share."""
+
+    model: str
+    task: str
+    arguments: tuple[str, ...]
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} on {self.task}"
+
+    @property
+    def folder(self) -> Path:
+        return Path(*(re.sub(r"[^\w-]+", "_", name.lower()).strip("_") for name in (self.task, self.model)))
+
+    def runs(self, root: str | Path) -> list["Run"]:
+        return [Run(self, rate, seed, Path(root)) for rate in self.learning_rates for seed in self.seeds]
+
+    def recipe(self) -> dict[str, Any]:
+        """What decides the outcome beside the rate and the seed: the arguments, and what the files among them say."""
+        files = [argument.removeprefix("--config=") for argument in self.arguments if _is_file(argument)]
+        for file in files:
+            if not Path(file).is_file():
+                raise SweepError(f"cells: {self.name} names {file}, which is not there")
+        return {"arguments": list(self.arguments), "files": [yaml.safe_load(Path(file).read_text()) for file in files]}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model to train; `root` is the sweep's folder."""
+
+    cell: Cell
+    learning_rate: float
+    seed: int
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.cell.name}, rate {self.learning_rate:g}, seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.cell.folder / f"lr{self.learning_rate:g}_seed{self.seed}"
+
+    def beside(self, suffix: str) -> Path:
+        return self.folder.with_name(self.folder.name + suffix)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    def arguments(self) -> list[str]:
+        """Of `python -m lrnn.fit`."""
+        return [
+            *self.cell.arguments,
+            f"--model.learning_rate={self.learning_rate}",
+            f"--seed_everything={self.seed}",
+            f"--run_dir={self.folder}",
+        ]
+
+    def command(self) -> str:
+        return shlex.join(["python", "-m", "lrnn.fit", *self.arguments()])
+
+    def result(self) -> dict[str, Any] | None:
+        """What length generalization wrote at the end, if the run is finished."""
+        path = self.folder / "length_generalization.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+
+def make_cells(
+    blocks: Sequence[Block], learning_rates: Sequence[float], seeds: Sequence[int], arguments: str
+) -> list[Cell]:
+    """The cells of all blocks; `arguments` are those of the whole sweep."""
+    cells: dict[Path, Cell] = {}
+    for block in blocks:
+        for model, for_model in block.models.items():
+            for task, for_task in block.tasks.items():
+                files, options = _stack(for_model, for_task, arguments)
+                rates, its_seeds = block.learning_rates or learning_rates, block.seeds or seeds
+                cell = Cell(model, task, (*files, *options), tuple(rates), tuple(its_seeds))
+                if cell.folder in cells:
+                    raise SweepError(f"cells: {cell.name} occurs twice")
+                for name, values in (("learning_rates", rates), ("seeds", its_seeds)):
+                    if not values or len(set(values)) < len(values):
+                        raise SweepError(f"{name}: must be different values, at least one, got {list(values)}")
+                cells[cell.folder] = cell
+    if not cells:
+        raise SweepError("cells: there is none")
+    return list(cells.values())
+
+
+def _stack(for_model: str, for_task: str, for_all: str) -> tuple[list[str], list[str]]:
+    """The files and the options, each in their order, of three strings of arguments."""
+    model, task, common = (shlex.split(text) for text in (for_model, for_task, for_all))
+    for argument in (*model, *task, *common):
+        if not re.match(r"--[\w.]+\+?=", argument):
+            raise SweepError(f"cells: arguments are written --key=value, got {argument}")
+    files = [argument for argument in (*model, *task, *common) if _is_file(argument)]
+    return files, [argument for argument in (*common, *task, *model) if not _is_file(argument)]
+
+
+def _is_file(argument: str) -> bool:
+    return argument.startswith("--config=")
+
+
+def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
+    """Write the grid into the folder, beside what is there; refuse a folder whose cells were made otherwise."""
+    path = root / "grid.json"
+    names = [path.name for path in root.iterdir()] if root.exists() else []
+    if names and not any(name.startswith("grid.") for name in names):
+        raise SweepError(f"run_dir: {root} is there, but not made by a sweep; choose another folder")
+    grid = {cell.folder: (cell, cell.recipe()) for cell in cells}
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root / "grid.lock"):
+        for before, recipe in _read(path) if path.exists() else ():
+            cell, ours = grid.get(before.folder, (before, recipe))
+            if ours != recipe:
+                what = "arguments" if ours["arguments"] != recipe["arguments"] else "files"
+                raise SweepError(
+                    f"run_dir: {root} was written by another grid: {before.name} had other {what}; "
+                    "choose another folder, or delete this one"
+                )
+            union = replace(
+                cell,
+                learning_rates=tuple(dict.fromkeys((*before.learning_rates, *cell.learning_rates))),
+                seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))),
+            )
+            grid[before.folder] = union, recipe
+        written = root / "grid.json.new"
+        written.write_text(json.dumps([{**asdict(cell), "recipe": recipe} for cell, recipe in grid.values()], indent=1))
+        os.replace(written, path)
+
+
+def read_folder(root: str | Path) -> list[Cell]:
+    """The cells that sweeps in this folder had."""
+    path = Path(root, "grid.json")
+    if not path.is_file():
+        raise SweepError(f"run_dir: {root} is not the folder of a sweep: it has no grid.json")
+    return [cell for cell, _ in _read(path)]
+
+
+def _read(path: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    for entry in json.loads(path.read_text()):
+        rates, seeds = tuple(entry["learning_rates"]), tuple(entry["seeds"])
+        yield Cell(entry["model"], entry["task"], tuple(entry["arguments"]), rates, seeds), entry["recipe"]
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that the kernel releases when this process ends, however it ends."""
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,82 @@
+"""Which learning rate stands for a cell: the best on validation data, never on the test set.
+
+The paper takes the rate that is best by the median of 3 seeds, and does not say on which data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import yaml
+
+from lrnn.sweep.grid import Cell, Run
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run and what it wrote at its end."""
+
+    run: Run
+    result: Mapping[str, Any]
+
+    @property
+    def test(self) -> float:
+        return self.result["scaled_accuracy"]
+
+    @property
+    def validation(self) -> float:
+        """On other sequences of the test set's lengths."""
+        return self.result["validation_scaled_accuracy"]
+
+    @property
+    def curve(self) -> dict[int, float]:
+        return {int(length): score for length, score in self.result["scaled_accuracy_at"].items()}
+
+    @cached_property
+    def configuration(self) -> dict[str, Any]:
+        return yaml.safe_load((self.run.folder / "config.yaml").read_text())
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell of the table, its finished runs, and those among them, one a seed, that stand for it."""
+
+    cell: Cell
+    finished: Sequence[Finished]
+    chosen: Sequence[Finished]
+
+    @property
+    def scores(self) -> list[float]:
+        return [one.test for one in self.chosen]
+
+
+def make_row(cell: Cell, root: str | Path) -> Row:
+    results = ((run, run.result()) for run in cell.runs(root))
+    finished = [Finished(run, result) for run, result in results if result is not None]
+    return Row(cell, finished, select(finished))
+
+
+def select(finished: Sequence[Finished]) -> list[Finished]:
+    """Of the runs of a cell, those with the learning rate whose seeds have the best median validation score.
+
+    Equal medians are told apart by the mean, then by the order. A rate some of whose seeds are missing, because they
+    diverged or have not run, stands behind one with more.
+    """
+    rates: dict[float, list[Finished]] = {}
+    for one in finished:
+        rates.setdefault(one.run.learning_rate, []).append(one)
+
+    def merit(runs: Sequence[Finished]) -> tuple[int, float, float]:
+        scores = [one.validation for one in runs]
+        return len(scores), median(scores), mean(scores)
+
+    return max(rates.values(), key=merit, default=[])
+
+
+def median_deviation(values: Sequence[float]) -> float:
+    """Median absolute deviation from the median."""
+    middle = median(values)
+    return median(abs(value - middle) for value in values)
