@@ -11,13 +11,16 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch import distributed
+from torch import distributed, nn
 from torch.distributed.checkpoint import async_save
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
 
 class FullySharded(ModelParallelStrategy):
     """FSDP2 by block. Every node holds the model once, a shard a GPU, and the nodes average their gradients.
+
+    Gathered weights are kept from the forward pass to the backward, as in the paper's ZeRO-2, and while gradients
+    accumulate: what is sharded all the time are gradients and optimizer, the larger part.
 
     The model names in `hot_paths()` its blocks and the methods that training calls them by. Weights are gathered in
     float32 and cast where autocast casts them, gradients are averaged in float32: a model trains as it does on one GPU.
@@ -45,10 +48,11 @@ class FullySharded(ModelParallelStrategy):
         self._marks = {name: vars(parameter) for name, parameter in model.named_parameters()}
         for block, method in model.hot_paths():
             if block is not model:
-                fully_shard(block, mesh=mesh)
+                fully_shard(block, mesh=mesh, reshard_after_forward=False)
                 register_fsdp_forward_method(block, method)
-        fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh, reshard_after_forward=False)
         register_fsdp_forward_method(model, "training_step")
+        model.register_forward_hook(_reshard)  # called in evaluation, where no backward pass will
         type(model).__name__ = class_name  # FSDP2 has put FSDP before it; checkpoints hold it
 
     def setup_optimizers(self, trainer: L.Trainer) -> None:
@@ -63,8 +67,10 @@ class FullySharded(ModelParallelStrategy):
         """While gradients accumulate, they are summed within the nodes, where they are sharded, but not between."""
         assert isinstance(self.model, FSDPModule)
         self.model.set_requires_all_reduce(False)
+        self.model.set_reshard_after_backward(False)
         yield
         self.model.set_requires_all_reduce(True)
+        self.model.set_reshard_after_backward(True)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | os.PathLike, storage_options: Any = None
@@ -97,6 +103,12 @@ class FullySharded(ModelParallelStrategy):
     def teardown(self) -> None:
         self._wait()
         super().teardown()
+
+
+def _reshard(model: nn.Module, *_: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def point(link: Path, folder: Path) -> None:

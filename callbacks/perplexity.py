@@ -13,6 +13,7 @@ class Perplexity(L.Callback):
         # the mean over all batches and ranks: collective, so every rank asks
         loss = float(trainer.callback_metrics["val/loss"])
         perplexity = math.exp(min(loss, 700.0))  # of a diverged model: large, but a number
-        pl_module.log("val/perplexity", torch.tensor(perplexity), prog_bar=True, sync_dist=True)
+        value = torch.tensor(perplexity, device=pl_module.device)  # where ranks can exchange it
+        pl_module.log("val/perplexity", value, prog_bar=True, sync_dist=True)
         if not trainer.sanity_checking:
             trainer.print(f"step {trainer.global_step:,}: validation perplexity {perplexity:,.1f}")

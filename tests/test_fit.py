@@ -108,7 +108,7 @@ def test_the_command_line_exits_with_one_line():
 
 @pytest.mark.parametrize(("signal_number", "accumulate"), [(signal.SIGKILL, 1), (signal.SIGINT, 2)])
 def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, tmp_path):
-    options = [*TINY, "--trainer.max_steps=300", "--checkpoint_every=10", "--trainer.val_check_interval=70"]
+    options = [*TINY, "--trainer.max_steps=100", "--checkpoint_every=10", "--trainer.val_check_interval=35"]
     options.append(f"--trainer.accumulate_grad_batches={accumulate}")
     whole, cut = (f"--run_dir={tmp_path / name}" for name in ("whole", "cut"))
     command = [sys.executable, "-m", "lrnn.fit", *options]
@@ -122,7 +122,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, tmp_p
     process.send_signal(signal_number)
     assert process.wait() != 0
     step = torch.load(checkpoint, weights_only=True)["global_step"]
-    assert 0 < step < 300
+    assert 0 < step < 100
     assert signal_number == signal.SIGINT or step % 10 == 0
     subprocess.run([*command, cut, "--resume=true"], check=True)
     assert uninterrupted.wait() == 0
@@ -131,9 +131,9 @@ def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, tmp_p
         return torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
 
     whole_end, cut_end = final("whole"), final("cut")
-    assert whole_end["global_step"] == cut_end["global_step"] == 300
+    assert whole_end["global_step"] == cut_end["global_step"] == 100
     samples = [end["Parity"]["samples_consumed"] for end in (whole_end, cut_end)]
-    assert samples == [300 * 4 * accumulate] * 2
+    assert samples == [100 * 4 * accumulate] * 2
     for name, weight in whole_end["state_dict"].items():
         assert torch.equal(weight, cut_end["state_dict"][name]), name
 

@@ -57,6 +57,8 @@ class DeltaNetMixer(nn.Module):
         if self.training and self.gate_saturation:
             logits = SaturateLogits.apply(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
+        if k.element_size() < 4:  # rounded, k is not quite of length 1: a state that always reflects would grow or fade
+            beta = beta / k.detach().float().square().sum(-1).clamp_min(0.5)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(at_least_float32(o)).flatten(-2)), (conv_state, S)
 

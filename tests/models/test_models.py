@@ -5,6 +5,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lrnn.models import MLSTM, SLSTM, DeltaNet, Diagonal, FullMatrix, Mamba, Transformer
 from lrnn.models.backbone import ShortConvolution
+from lrnn.models.delta_net import DeltaNetMixer
 from lrnn.models.gate_saturation import SaturateDecay, SaturateLogits
 
 SMALL = {"vocab_size": 5, "width": 16, "layers": 2}
@@ -237,3 +238,15 @@ def test_label_minus_100_is_not_scored():
 def test_bad_options_are_named(architecture, options, key):
     with pytest.raises(ValueError, match=key):
         architecture(**{**SMALL, **options})
+
+
+def test_rounded_keys_still_reflect():
+    """beta = 2 and no values: an even number of equal tokens leaves the state as it was."""
+    mixer = DeltaNetMixer(64, heads=2, eigenvalue_range=(-1, 1)).requires_grad_(False)
+    mixer.qkv_proj.weight[128:] = 0  # v
+    mixer.beta_proj.weight[:] = 30.0
+    x, S = torch.rand(1, 1, 64).expand(1, 512, 64), torch.randn(1, 2, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        conv_state = mixer(x[:, :3])[1][0]  # all tokens alike to the convolution too
+        _, (_, after) = mixer(x, (conv_state, S))
+    torch.testing.assert_close(after, S, rtol=0, atol=0.05)
