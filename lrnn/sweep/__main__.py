@@ -51,8 +51,8 @@ def sweep(
         arguments: of python -m lrnn.fit, for every run.
         accelerator: what to train on.
         devices: how many GPUs (of those in CUDA_VISIBLE_DEVICES) or cores to use; all when absent.
-        runs_per_device: runs that share a GPU or a core. A small model leaves most of a GPU idle: several on one are
-            faster than one after another as long as their memory fits. A core has nothing to spare.
+        runs_per_device: runs that share a GPU or a core. Several on one GPU hide one another's start and evaluation, as
+            long as their memory fits. A core has nothing to spare.
         only: train the cells of this name alone, "MODEL on TASK"; with * for anything, as in "DeltaNet * on parity".
         dry_run: print the commands of the runs that are not finished, and do nothing.
     """
