@@ -11,14 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from callbacks import length_figure
+from lrnn.published import PUBLISHED
 
-# Best and median of 3 seeds in the paper: Tables 3 and 5.
-PAPER = {
-    ("DeltaNet", (0, 1)): (0.017, 0.010),
-    ("DeltaNet", (-1, 1)): (1.000, 0.999),
-    ("Mamba", (0, 1)): (0.000, 0.000),
-    ("Mamba", (-1, 1)): (1.000, 1.000),
-}
 HEADER = ("model", "paper", "ours", "seeds", "1,024", "16,384", "s")
 
 
@@ -51,15 +45,16 @@ def write_report(records: Sequence[dict[str, Any]], longest_trained: int, folder
 
 def _row(architecture: str, span: tuple[int, ...], runs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
     scores = [run["scaled_accuracy"] for run in runs]
-    best, middle = PAPER[architecture, (span[0], span[1])]
+    name = f"{architecture} {list(span)}"
+    paper = PUBLISHED["parity"][name]
 
     def at(length: int) -> str:
         values = [_curve(run)[length] for run in runs if length in _curve(run)]
         return f"{median(values):.3f}" if values else "-"
 
     return (
-        f"{architecture} {list(span)}",
-        f"{best:.3f}/{middle:.3f}",
+        name,
+        f"{paper.best:.3f}/{paper.median:.3f}",
         f"{max(scores):.3f}/{median(scores):.3f}",
         " ".join(f"{score:.3f}" for score in scores),
         at(1024),
