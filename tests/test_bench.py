@@ -22,3 +22,15 @@ def test_the_results_are_written(tmp_path, monkeypatch):
     assert record == {"name": "time", "ours": 2.0, "baseline": 6.0, "unit": "ms", "ratio": 3.0}
     assert alone["baseline"] is alone["ratio"] is None
     assert "| time | 2 | 6 | ms | 3 |" in next(tmp_path.glob("*.md")).read_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there it measures kernels")
+def test_a_failure_loses_no_row_before_it(tmp_path, monkeypatch):
+    def rows():
+        yield Row("time", 2.0, 6.0, "ms")
+        raise MemoryError
+
+    monkeypatch.setattr(cpu, "rows", rows)
+    with pytest.raises(MemoryError):
+        bench(out=str(tmp_path))
+    assert [record["name"] for record in json.loads(next(tmp_path.glob("*.json")).read_text())] == ["time"]

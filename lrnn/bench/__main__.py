@@ -26,18 +26,22 @@ def bench(part: Literal["all", "kernels", "training"] = "all", out: str = "resul
     """
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    folder, name = Path(out), re.sub(r"\W+", "_", device).strip("_").lower()
+    folder.mkdir(parents=True, exist_ok=True)
     console, rows = Console(), []
     for row in _rows(on_gpu, part):
         rows.append(row)
         console.print(_line(row))
-    folder, name = Path(out), re.sub(r"\W+", "_", device).strip("_").lower()
-    folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / name, device, rows)  # each time: the next may fail
+    console.print(f"written: {folder / name}.json, .md")
+
+
+def _write(path: Path, device: str, rows: list[Row]) -> None:
     records = [{**asdict(row), "ratio": row.ratio} for row in rows]
-    (folder / f"{name}.json").write_text(json.dumps(records, indent=1) + "\n")
+    path.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
     table = [f"`python -m lrnn.bench` on {device}, PyTorch {torch.__version__}", ""]
     table += ["| what: ours, baseline | ours | baseline | unit | ratio |", "| --- | --- | --- | --- | --- |"]
-    (folder / f"{name}.md").write_text("\n".join([*table, *map(_line, rows)]) + "\n")
-    console.print(f"written: {folder / name}.json, .md")
+    path.with_suffix(".md").write_text("\n".join([*table, *map(_line, rows)]) + "\n")
 
 
 def _rows(on_gpu: bool, part: str) -> Iterator[Row]:

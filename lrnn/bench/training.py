@@ -17,25 +17,26 @@ from data import Batch
 from lrnn.bench.kernels import matrix_product_rate
 from lrnn.bench.row import Row, in_turn
 from lrnn.fit import fit
-from lrnn.models import DeltaNet, LinearRNN
+from lrnn.models import DeltaNet, LinearRNN, Mamba
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A DeltaNet and its batch."""
+    """A model and its batch; Mamba has neither heads nor an MLP."""
 
     width: int
     layers: int
-    heads: int
-    mlp_width: int
     vocab_size: int
     batch: int
     length: int
+    heads: int = 0
+    mlp_width: int = 0
 
 
 PARITY = Shape(width=128, layers=2, heads=4, mlp_width=512, vocab_size=3, batch=1024, length=40)
 DELTA_NET_340M = Shape(width=1024, layers=24, heads=8, mlp_width=2816, vocab_size=32_000, batch=16, length=2048)
 DELTA_NET_1B = Shape(width=2048, layers=24, heads=16, mlp_width=5632, vocab_size=32_000, batch=6, length=2048)
+MAMBA_370M = Shape(width=1024, layers=48, vocab_size=32_000, batch=16, length=2048)
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Timing:
 
 
 ROUNDS = 2
+RANGES = ((-1, 1), (0, 1))
 
 
 def rows() -> Iterator[Row]:
@@ -55,6 +57,9 @@ def rows() -> Iterator[Row]:
     yield Row("8192^3 matrix product, bf16", product_rate / 1e12, None, "TFLOP/s")
     for name, shape in (("DeltaNet 340M", DELTA_NET_340M), ("DeltaNet 1.3B", DELTA_NET_1B)):
         yield from _language_model(name, shape, product_rate)
+    tokens = MAMBA_370M.batch * MAMBA_370M.length
+    wide, restricted = (tokens / lightning_step(our_mamba(MAMBA_370M, span), MAMBA_370M).seconds for span in RANGES)
+    yield Row("Mamba 370M, 16 x 2048: [-1, 1], [0, 1]", wide, restricted, "tokens/s")
 
 
 def _parity() -> Iterator[Row]:
@@ -114,7 +119,7 @@ class _Stopwatch(L.Callback):
             self.seconds = (time.perf_counter() - self._start) / self.steps
 
 
-def fit_step(config: str, options: tuple[str, ...] = (), warmup: int = 20, steps: int = 300) -> Timing:
+def fit_step(config: str, options: tuple[str, ...] = (), warmup: int = 20, steps: int = 1000) -> Timing:
     """A training step of `python -m lrnn.fit --config ...`, sampling, schedule, logging and all."""
     _start_afresh()
     watch = _Stopwatch(warmup, steps)
@@ -162,6 +167,19 @@ def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> 
             heads=shape.heads,
             layers=shape.layers,
             mlp_width=shape.mlp_width,
+            vocab_size=shape.vocab_size,
+            init_std=0.02,
+            learning_rate=3e-4,
+        )
+
+
+def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int]) -> LinearRNN:
+    _start_afresh()
+    with torch.device("cuda"):
+        return Mamba(
+            eigenvalue_range,
+            width=shape.width,
+            layers=shape.layers,
             vocab_size=shape.vocab_size,
             init_std=0.02,
             learning_rate=3e-4,
