@@ -67,6 +67,8 @@ def load(folder, loader="AutoModelForCausalLM", **options):
 
     model, report = getattr(transformers, loader).from_pretrained(folder, output_loading_info=True, **options)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    assert tied == model.config.tie_word_embeddings
     return model.eval()
 
 
@@ -109,7 +111,7 @@ def fla_without_triton(monkeypatch):
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
 @pytest.mark.filterwarnings("ignore")  # of flash-linear-attention without a GPU
 def test_delta_net_in_flash_linear_attention(eigenvalue_range, conv_size, fla_without_triton, tmp_path):
-    options = {"heads": 2, "mlp_width": 48, "norm_eps": 1e-3}
+    options = {"heads": 2, "mlp_width": 48, "norm_eps": 1e-3, "tie_embeddings": conv_size == 4}
     model = random_model(DeltaNet, eigenvalue_range=eigenvalue_range, conv_size=conv_size, **options)
     theirs = load(exported(model, tmp_path), dtype=torch.float32)
     assert type(theirs).__module__.startswith("fla.")
@@ -152,7 +154,7 @@ def test_delta_net_in_flash_linear_attention_on_a_gpu(eigenvalue_range, tmp_path
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_mamba_in_transformers(eigenvalue_range, conv_size, tmp_path):
-    options = {"state_size": 3, "expand": 3, "dt_scale": 8.0, "norm_eps": 1e-3}
+    options = {"state_size": 3, "expand": 3, "dt_scale": 8.0, "norm_eps": 1e-3, "tie_embeddings": conv_size == 4}
     model = random_model(Mamba, eigenvalue_range=eigenvalue_range, conv_size=conv_size, **options)
     folder = exported(model, tmp_path, max_shard_size="20KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1

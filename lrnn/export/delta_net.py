@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lrnn.export.folder import Exported, common_config, refuse
+from lrnn.export.folder import Exported, common_config, refuse, tied
 from lrnn.models import DeltaNet
 
 
@@ -42,8 +42,9 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
     weights = {
         "model.embeddings.weight": model.backbone.embedding.weight,
         "model.norm.weight": model.backbone.norm.weight,
-        "lm_head.weight": model.backbone.head.weight,
     }
+    if not tied(model):
+        weights["lm_head.weight"] = model.backbone.head.weight
     for i, block in enumerate(model.backbone.blocks):
         weights |= {f"model.layers.{i}.{name}": weight for name, weight in block_weights(block).items()}
     return Exported(

@@ -27,9 +27,13 @@ def common_config(model: LinearRNN) -> dict[str, Any]:
         "vocab_size": backbone.head.out_features,
         "hidden_size": backbone.head.in_features,
         "num_hidden_layers": len(backbone.blocks),
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": tied(model),
         "use_cache": True,
     }
+
+
+def tied(model: LinearRNN) -> bool:
+    return model.backbone.head.weight is model.backbone.embedding.weight
 
 
 def refuse(option: str, value: object, allowed: str) -> ConfigError:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrnn.export.folder import Exported, common_config, refuse
+from lrnn.export.folder import Exported, common_config, refuse, tied
 from lrnn.models import Mamba
 from lrnn.ops import range_scale
 
@@ -43,8 +43,9 @@ def export_mamba(model: Mamba, out: str) -> Exported:
     weights = {
         "backbone.embeddings.weight": model.backbone.embedding.weight,
         "backbone.norm_f.weight": model.backbone.norm.weight,
-        "lm_head.weight": model.backbone.head.weight,
     }
+    if not tied(model):
+        weights["lm_head.weight"] = model.backbone.head.weight
     for i, block in enumerate(model.backbone.blocks):
         weights |= {f"backbone.layers.{i}.{name}": weight for name, weight in block_weights(block).items()}
     if range_scale(mixer.eigenvalue_range) == 1:

@@ -166,6 +166,7 @@ class MambaNegativeForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = MambaNegativeConfig
     base_model_prefix = "backbone"
     _no_split_modules = ["Block"]  # noqa: RUF012  transformers wants a list
+    _tied_weights_keys = {"lm_head.weight": "backbone.embeddings.weight"}  # noqa: RUF012  transformers' format
     _is_stateful = True
 
     def __init__(self, config: MambaNegativeConfig):
