@@ -7,7 +7,8 @@ from jsonargparse import ArgumentError, auto_cli
 from rich.console import Console
 
 import data
-from lrnn.sweep.grid import SweepError, read_folder
+from lrnn.errors import ConfigError
+from lrnn.sweep.grid import read_folder
 from lrnn.sweep.select import make_row
 from lrnn.table_report import write_report
 
@@ -33,7 +34,7 @@ def table(run_dir: str = "runs/table3", out: str | None = None) -> None:
 def main() -> None:
     try:
         auto_cli(table, as_positional=False, exit_on_error=False, prog="python -m lrnn.table")
-    except (ArgumentError, SweepError) as error:
+    except (ArgumentError, ConfigError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lrnn.errors import ConfigError
 from lrnn.fit import FitCLI
 from lrnn.sweep import schedule as scheduling
 from lrnn.sweep.__main__ import sweep
-from lrnn.sweep.grid import Block, Cell, SweepError, claim_folder, make_cells, read_folder
+from lrnn.sweep.grid import Block, Cell, claim_folder, make_cells, read_folder
 from lrnn.sweep.schedule import Device, Schedule, start
 
 ROOT = Path(__file__).parent.parent
@@ -93,13 +94,13 @@ def test_a_run_is_locked_until_its_own_process_ends(tmp_path):
 def test_a_run_that_fails_is_named_and_loses_no_other(tmp_path, capsys):
     block = Block({"A": "--fails=1", "B": ""}, {"task": ""})
     options = {"run_dir": str(tmp_path / "sweep"), "learning_rates": [0.1], "accelerator": "cpu", "devices": 2}
-    with pytest.raises(SweepError, match=r"1 of 6 runs are missing: A on task, rate 0.1, seed 1$"):
+    with pytest.raises(ConfigError, match=r"1 of 6 runs are missing: A on task, rate 0.1, seed 1$"):
         sweep(cells=[block], **options)
     out = " ".join(capsys.readouterr().out.split())
     assert "seed 1: failed, RuntimeError: out of order" in out and "lr0.1_seed1.log" in out
     folders = [tmp_path / "sweep/task" / name for name in ("a", "b")]
     assert [len(list(folder.glob("*/length_generalization.json"))) for folder in folders] == [2, 3]
-    with pytest.raises(SweepError, match="1 of 6 runs are missing"):  # only that one is tried again
+    with pytest.raises(ConfigError, match="1 of 6 runs are missing"):  # only that one is tried again
         sweep(cells=[block], **options)
     assert [len((folder / "started").read_text().splitlines()) for folder in folders] == [4, 3]
 
@@ -158,15 +159,17 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
     assert (both.seeds, both.learning_rates, other.model) == ((0, 1, 2, 3), (0.1, 0.2), "B")
 
     before = (folder / "grid.json").read_text()
-    with pytest.raises(SweepError, match=r"run_dir: .*/sweep was written by another grid: Model.* had other arguments"):
+    with pytest.raises(
+        ConfigError, match=r"run_dir: .*/sweep was written by another grid: Model.* had other arguments"
+    ):
         claim_folder(folder, [make_cell(argument, "--model.width=2")])
     config.write_text("width: 2")
-    with pytest.raises(SweepError, match=r"another grid: Model \[0, 1\] on task had other files"):
+    with pytest.raises(ConfigError, match=r"another grid: Model \[0, 1\] on task had other files"):
         claim_folder(folder, [make_cell(argument)])
     config.write_text("width: 1  # a comment is not a difference")
     claim_folder(folder, [make_cell(argument)])
     assert json.loads((folder / "grid.json").read_text()) == json.loads(before)
-    with pytest.raises(SweepError, match="is there, but not made by a sweep"):
+    with pytest.raises(ConfigError, match="is there, but not made by a sweep"):
         claim_folder(tmp_path, [make_cell(argument)])
 
 
@@ -192,7 +195,7 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
 )
 def test_bad_input_is_named(options, message, tmp_path):
     usual = {"cells": [Block({"A": ""}, {"task": ""})], "learning_rates": [0.1], "accelerator": "cpu"}
-    with pytest.raises(SweepError, match=message):
+    with pytest.raises(ConfigError, match=message):
         sweep(**{"run_dir": str(tmp_path / "sweep"), **usual, **options})
     assert not (tmp_path / "sweep").exists()
 

@@ -6,8 +6,9 @@ import json
 import pytest
 import yaml
 
+from lrnn.errors import ConfigError
 from lrnn.published import PUBLISHED
-from lrnn.sweep.grid import Cell, SweepError, claim_folder
+from lrnn.sweep.grid import Cell, claim_folder
 from lrnn.sweep.select import Finished, median_deviation, select
 from lrnn.table import table
 
@@ -92,7 +93,7 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path):
-    with pytest.raises(SweepError, match="is not the folder of a sweep"):
+    with pytest.raises(ConfigError, match="is not the folder of a sweep"):
         table(str(tmp_path))
 
 

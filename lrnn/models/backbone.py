@@ -16,11 +16,6 @@ from lrnn.ops import Form, short_convolution
 MixerState = tuple[Tensor, ...]
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Gates, norms and states are computed in float32, or float64 where the model is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 class ShortConvolution(nn.Module):
     """Causal depthwise convolution over the last `kernel_size` tokens, per channel, and SiLU; size 0 is SiLU alone.
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
+from lrnn.models.backbone import MixerState, ShortConvolution
 from lrnn.models.gate_saturation import SaturateLogits
 from lrnn.models.linear_rnn import LinearRNN
-from lrnn.ops import Form, delta_rule, qkv_convolution, range_scale, unit_heads
+from lrnn.ops import Form, at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
 
 
 class DeltaNetMixer(nn.Module):

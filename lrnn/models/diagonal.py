@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, at_least_float32
+from lrnn.models.backbone import MixerState
 from lrnn.models.linear_rnn import LinearRNN
-from lrnn.ops import diagonal_scan, range_scale
+from lrnn.ops import at_least_float32, diagonal_scan, range_scale
 
 STEEPNESS = 10
 

@@ -10,8 +10,8 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
-from lrnn.models.backbone import Backbone, MixerState, at_least_float32
-from lrnn.ops import head_loss
+from lrnn.models.backbone import Backbone, MixerState
+from lrnn.ops import at_least_float32, head_loss
 from lrnn.ops.form import forms_in_use
 
 

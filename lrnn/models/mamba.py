@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
+from lrnn.models.backbone import MixerState, ShortConvolution
 from lrnn.models.gate_saturation import SaturateDecay
 from lrnn.models.linear_rnn import LinearRNN
-from lrnn.ops import Form, range_scale, selective_scan
+from lrnn.ops import Form, at_least_float32, range_scale, selective_scan
 
 
 class MambaMixer(nn.Module):

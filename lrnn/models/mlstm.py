@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
+from lrnn.models.backbone import MixerState, ShortConvolution
 from lrnn.models.linear_rnn import LinearRNN
-from lrnn.ops import mlstm, range_scale
+from lrnn.ops import at_least_float32, mlstm, range_scale
 
 
 class BlockLinear(nn.Module):

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution, at_least_float32
+from lrnn.models.backbone import MixerState, ShortConvolution
 from lrnn.models.linear_rnn import LinearRNN
-from lrnn.ops import slstm
+from lrnn.ops import at_least_float32, slstm
 
 
 class SLSTMMixer(nn.Module):

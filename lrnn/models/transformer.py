@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, at_least_float32
+from lrnn.models.backbone import MixerState
 from lrnn.models.linear_rnn import LinearRNN
+from lrnn.ops import at_least_float32
 
 
 class AttentionMixer(nn.Module):

@@ -6,6 +6,7 @@ from lrnn.ops.eigenvalue_range import range_scale
 from lrnn.ops.form import Form
 from lrnn.ops.head_loss import head_loss
 from lrnn.ops.mlstm import mlstm
+from lrnn.ops.precision import at_least_float32
 from lrnn.ops.qkv_convolution import qkv_convolution, unit_heads
 from lrnn.ops.selective_scan import selective_scan
 from lrnn.ops.short_convolution import short_convolution
@@ -13,6 +14,7 @@ from lrnn.ops.slstm import slstm
 
 __all__ = [
     "Form",
+    "at_least_float32",
     "delta_rule",
     "diagonal_scan",
     "head_loss",

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrnn.ops.precision import at_least_float32
+
 IGNORE = -100
 LOGITS = 2**27  # at a time: 4,096 tokens of 32,000, half a GB in float32
 
@@ -32,12 +34,8 @@ def head_loss(x: Tensor, weight: Tensor, labels: Tensor, logits: int = LOGITS) -
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     if slices <= 1:
-        return F.cross_entropy(_at_least_float32(F.linear(x, weight)), labels, ignore_index=IGNORE)
+        return F.cross_entropy(at_least_float32(F.linear(x, weight)), labels, ignore_index=IGNORE)
     return _SlicedHeadLoss.apply(x, weight, labels, slices, dtype)
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class _SlicedHeadLoss(torch.autograd.Function):
@@ -46,11 +44,11 @@ class _SlicedHeadLoss(torch.autograd.Function):
         w = weight.to(dtype)
         vocabulary = torch.arange(len(weight), device=x.device)
         scored = labels != IGNORE
-        total, dx = _at_least_float32(x.new_zeros(())), []
+        total, dx = at_least_float32(x.new_zeros(())), []
         dweight = torch.zeros_like(weight, dtype=total.dtype)
         for x_s, label, is_scored in zip(x.chunk(slices), labels.chunk(slices), scored.chunk(slices), strict=True):
             x_s, label, is_scored = x_s.to(dtype), label.where(is_scored, 0)[:, None], is_scored[:, None]
-            z = _at_least_float32(x_s @ w.T)  # (tokens of the slice, V)
+            z = at_least_float32(x_s @ w.T)  # (tokens of the slice, V)
             normalizer = z.logsumexp(-1, keepdim=True)
             total = total + (normalizer - z.gather(1, label)).where(is_scored, 0).sum()
             dz = ((z - normalizer).exp() - (label == vocabulary).to(z.dtype)).where(is_scored, 0).to(dtype)

@@ -8,11 +8,11 @@ Forms (lrnn/ops/form.py): PyTorch's, and on a GPU one kernel each way (lrnn/ops/
 is read and written once.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.ops.form import Form, choose_form
+from lrnn.ops.precision import at_least_float32
 from lrnn.ops.short_convolution import last_tokens, short_convolution
 
 KERNELS = ("lrnn.ops.qkv_convolution_triton",)
@@ -45,7 +45,6 @@ def qkv_convolution(
 def unit_heads(y: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """y (batch, T, 3 H D) -> q, k, v (batch, T, H, D), q of length D^-1/2 and k of length 1."""
     q, k, v = (x.unflatten(-1, (heads, -1)) for x in y.chunk(3, dim=-1))
-    dtype = torch.promote_types(y.dtype, torch.float32)
-    q = F.normalize(q.to(dtype), dim=-1) * q.shape[-1] ** -0.5
-    k = F.normalize(k.to(dtype), dim=-1)
+    q = F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5
+    k = F.normalize(at_least_float32(k), dim=-1)
     return q.to(y.dtype), k.to(y.dtype), v

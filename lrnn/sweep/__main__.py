@@ -25,7 +25,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lrnn.sweep.grid import Block, SweepError, claim_folder, make_cells
+from lrnn.errors import ConfigError
+from lrnn.sweep.grid import Block, claim_folder, make_cells
 from lrnn.sweep.schedule import Attempt, Schedule, find_devices
 
 
@@ -58,11 +59,11 @@ def sweep(
     """
     for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
         if value is not None and value < 1:
-            raise SweepError(f"{name}: must be at least 1, got {value}")
+            raise ConfigError(f"{name}: must be at least 1, got {value}")
     grid = make_cells(cells, learning_rates, seeds, f"{arguments} --trainer.accelerator={accelerator}")
     chosen = [cell for cell in grid if fnmatchcase(cell.name, only.replace("[", "[[]"))]
     if not chosen:
-        raise SweepError(f"only: no cell is called {only}; there are {', '.join(cell.name for cell in grid)}")
+        raise ConfigError(f"only: no cell is called {only}; there are {', '.join(cell.name for cell in grid)}")
     runs = [run for cell in chosen for run in cell.runs(run_dir)]
     unfinished = [run for run in runs if run.result() is None]
     if dry_run:
@@ -81,7 +82,7 @@ def sweep(
         for run in left:
             reason = schedule.failed.get(run, "no GPU was left")
             console.print(f"{run.name}: {reason} ({run.beside('.log')})", markup=False, soft_wrap=True)
-        raise SweepError(f"{len(left)} of {len(runs)} runs are missing: {'; '.join(run.name for run in left)}")
+        raise ConfigError(f"{len(left)} of {len(runs)} runs are missing: {'; '.join(run.name for run in left)}")
 
 
 def _train(schedule: Schedule, total: int, console: Console) -> None:
@@ -121,7 +122,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         auto_cli(sweep, as_positional=False, exit_on_error=False, prog="python -m lrnn.sweep")
-    except (ArgumentError, SweepError) as error:
+    except (ArgumentError, ConfigError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on where it stopped")

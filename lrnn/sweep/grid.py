@@ -22,9 +22,7 @@ from typing import Any
 
 import yaml
 
-
-class SweepError(Exception):
-    """Something in the sweep's configuration or folder that the user must change."""
+from lrnn.errors import ConfigError
 
 
 @dataclass
@@ -70,7 +68,7 @@ class Cell:
         files = [argument.removeprefix("--config=") for argument in self.arguments if _is_file(argument)]
         for file in files:
             if not Path(file).is_file():
-                raise SweepError(f"cells: {self.name} names {file}, which is not there")
+                raise ConfigError(f"cells: {self.name} names {file}, which is not there")
         return {"arguments": list(self.arguments), "files": [yaml.safe_load(Path(file).read_text()) for file in files]}
 
 
@@ -128,13 +126,13 @@ def make_cells(
                 rates, its_seeds = block.learning_rates or learning_rates, block.seeds or seeds
                 cell = Cell(model, task, (*files, *options), tuple(rates), tuple(its_seeds))
                 if cell.folder in cells:
-                    raise SweepError(f"cells: {cell.name} occurs twice")
+                    raise ConfigError(f"cells: {cell.name} occurs twice")
                 for name, values in (("learning_rates", rates), ("seeds", its_seeds)):
                     if not values or len(set(values)) < len(values):
-                        raise SweepError(f"{name}: must be different values, at least one, got {list(values)}")
+                        raise ConfigError(f"{name}: must be different values, at least one, got {list(values)}")
                 cells[cell.folder] = cell
     if not cells:
-        raise SweepError("cells: there is none")
+        raise ConfigError("cells: there is none")
     return list(cells.values())
 
 
@@ -143,7 +141,7 @@ def _stack(for_model: str, for_task: str, for_all: str) -> tuple[list[str], list
     model, task, common = (shlex.split(text) for text in (for_model, for_task, for_all))
     for argument in (*model, *task, *common):
         if not re.match(r"--[\w.]+\+?=", argument):
-            raise SweepError(f"cells: arguments are written --key=value, got {argument}")
+            raise ConfigError(f"cells: arguments are written --key=value, got {argument}")
     files = [argument for argument in (*model, *task, *common) if _is_file(argument)]
     return files, [argument for argument in (*common, *task, *model) if not _is_file(argument)]
 
@@ -157,7 +155,7 @@ def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
     path = root / "grid.json"
     names = [path.name for path in root.iterdir()] if root.exists() else []
     if names and not any(name.startswith("grid.") for name in names):
-        raise SweepError(f"run_dir: {root} is there, but not made by a sweep; choose another folder")
+        raise ConfigError(f"run_dir: {root} is there, but not made by a sweep; choose another folder")
     grid = {cell.folder: (cell, cell.recipe()) for cell in cells}
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / "grid.lock"):
@@ -165,7 +163,7 @@ def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
             cell, ours = grid.get(before.folder, (before, recipe))
             if ours != recipe:
                 what = "arguments" if ours["arguments"] != recipe["arguments"] else "files"
-                raise SweepError(
+                raise ConfigError(
                     f"run_dir: {root} was written by another grid: {before.name} had other {what}; "
                     "choose another folder, or delete this one"
                 )
@@ -184,7 +182,7 @@ def read_folder(root: str | Path) -> list[Cell]:
     """The cells that sweeps in this folder had."""
     path = Path(root, "grid.json")
     if not path.is_file():
-        raise SweepError(f"run_dir: {root} is not the folder of a sweep: it has no grid.json")
+        raise ConfigError(f"run_dir: {root} is not the folder of a sweep: it has no grid.json")
     return [cell for cell, _ in _read(path)]
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from lrnn.sweep.grid import Run, SweepError
+from lrnn.errors import ConfigError
+from lrnn.sweep.grid import Run
 
 FIT = (sys.executable, "-m", "lrnn.fit")
 HEADING = "$ "  # in a log, before the command of each attempt
@@ -61,7 +62,9 @@ def find_devices(accelerator: Literal["cpu", "gpu"], count: int | None, runs_per
         gpus = [str(i) for i in range(torch.cuda.device_count())]
     if not torch.cuda.is_available() or len(gpus) < (count or 1):
         found = len(gpus) if torch.cuda.is_available() else 0
-        raise SweepError(f"devices: {count or 'all'} GPUs were asked for, CUDA finds {found} here; or accelerator: cpu")
+        raise ConfigError(
+            f"devices: {count or 'all'} GPUs were asked for, CUDA finds {found} here; or accelerator: cpu"
+        )
     gpus = gpus[:count]
     return [Device(gpu, max(1, cores // (len(gpus) * runs_per_device))) for gpu in gpus]
 
