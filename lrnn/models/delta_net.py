@@ -49,16 +49,18 @@ class DeltaNetMixer(nn.Module):
         conv_state, S = state if state is not None else (None, None)
         qkv = self.qkv_proj(x)
         if self.conv.kernel_size:
-            (q, k, v), conv_state = qkv_convolution(qkv, self.conv.weight, self.heads, conv_state, form=self.form)
+            (q, k, v, k_square), conv_state = qkv_convolution(
+                qkv, self.conv.weight, self.heads, conv_state, form=self.form
+            )
         else:
             qkv, conv_state = self.conv(qkv)
-            q, k, v = unit_heads(qkv, self.heads)
+            q, k, v, k_square = unit_heads(qkv, self.heads)
         logits = at_least_float32(self.beta_proj(x))
         if self.training and self.gate_saturation:
             logits = SaturateLogits.apply(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
         if k.element_size() < 4:  # rounded, k is not quite of length 1: a state that always reflects would grow or fade
-            beta = beta / k.detach().float().square().sum(-1).clamp_min(0.5)
+            beta = beta / k_square.clamp_min(0.5)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(at_least_float32(o)).flatten(-2)), (conv_state, S)
 

@@ -2,7 +2,8 @@
 
     z_t = sum_j w_j x_{t-(K-1)+j}    y_t = SiLU(z_t)    q_t = D^-1/2 y_t / |y_t|    k_t = y_t / |y_t|    v_t = y_t
 
-where x holds q's, k's and v's channels side by side, and lengths are those of a head of D channels.
+where x holds q's, k's and v's channels side by side, and lengths are those of a head of D channels. Rounded to 16 bits
+k_t is not quite of length 1, so its squared length comes along.
 
 Forms (lrnn/ops/form.py): PyTorch's, and on a GPU one kernel each way (lrnn/ops/qkv_convolution_triton.py): everything
 is read and written once.
@@ -17,10 +18,12 @@ from lrnn.ops.short_convolution import last_tokens, short_convolution
 
 KERNELS = ("lrnn.ops.qkv_convolution_triton",)
 
+Heads = tuple[Tensor, Tensor, Tensor, Tensor]  # q, k, v, |k|^2
+
 
 def qkv_convolution(
     x: Tensor, weight: Tensor, heads: int, state: Tensor | None = None, *, form: Form = "auto"
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+) -> tuple[Heads, Tensor]:
     """Run the convolution over T tokens.
 
     Args:
@@ -31,20 +34,22 @@ def qkv_convolution(
         form: `auto`, `chunked`, `recurrent` (here the same) or `triton`.
 
     Returns:
-        q, k, v (batch, T, H, D) in the dtype of x, and the state after the last token.
+        q, k, v (batch, T, H, D) in the dtype of x and |k|^2 (batch, T, H), in float32 and without a gradient; the state
+        after the last token.
     """
     chosen = choose_form("qkv_convolution", form, [x, weight], KERNELS)
     if chosen == "triton" and state is None:
         from lrnn.ops.qkv_convolution_triton import qkv_convolution_op
 
-        return qkv_convolution_op(x, weight, heads), last_tokens(x, weight.shape[1] - 1)
+        q, k, v, k_square = qkv_convolution_op(x, weight, heads)
+        return (q, k, v, k_square.detach()), last_tokens(x, weight.shape[1] - 1)
     y, state = short_convolution(x, weight, None, state, form=form)
     return unit_heads(y, heads), state
 
 
-def unit_heads(y: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """y (batch, T, 3 H D) -> q, k, v (batch, T, H, D), q of length D^-1/2 and k of length 1."""
+def unit_heads(y: Tensor, heads: int) -> Heads:
+    """y (batch, T, 3 H D) -> q, k, v (batch, T, H, D), q of length D^-1/2 and k of length 1, and |k|^2 as rounded."""
     q, k, v = (x.unflatten(-1, (heads, -1)) for x in y.chunk(3, dim=-1))
     q = F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5
-    k = F.normalize(at_least_float32(k), dim=-1)
-    return q.to(y.dtype), k.to(y.dtype), v
+    k = F.normalize(at_least_float32(k), dim=-1).to(y.dtype)
+    return q.to(y.dtype), k, v, at_least_float32(k.detach()).square().sum(-1)

@@ -10,29 +10,27 @@ from triton import cdiv, next_power_of_2
 from lrnn.ops.kernels.qkv_convolution import backward_kernel, forward_kernel
 from lrnn.ops.short_convolution_triton import evenly_spaced_rows
 
-BT = 64  # tokens a program
+BT_FORWARD, BT_BACKWARD = 32, 64  # tokens a program
 WARPS = 1
 
 
 @torch.library.custom_op("lrnn::qkv_convolution", mutates_args=())
-def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v (batch, T, H, D) of x (batch, T, 3 H D) with zeros before its start; weight (3 H D, K)."""
+def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v (batch, T, H, D) and |k|^2 (batch, T, H) of x (batch, T, 3 H D) after zeros; weight (3 H D, K)."""
     batch, T, C = x.shape
     D = C // (3 * heads)
     x = evenly_spaced_rows(x)
-    q, k, v = (x.new_empty(batch, T, heads, D) for _ in range(3))
-    forward_kernel[(3 * heads, cdiv(T, BT), batch)](
-        x, weight, q, k, v, T, x.stride(1), H=heads, D=D, K=weight.shape[1], BT=BT, BD=next_power_of_2(D),
-        num_warps=WARPS,
+    q, k, v, k_square = _heads(x, heads)
+    forward_kernel[(3 * heads, cdiv(T, BT_FORWARD), batch)](
+        x, weight, q, k, v, k_square, T, x.stride(1), H=heads, D=D, K=weight.shape[1], BT=BT_FORWARD,
+        BD=next_power_of_2(D), num_warps=WARPS,
     )  # fmt: skip
-    return q, k, v
+    return q, k, v, k_square
 
 
 @qkv_convolution_op.register_fake
-def _(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    batch, T, C = x.shape
-    q, k, v = (x.new_empty(batch, T, heads, C // (3 * heads)) for _ in range(3))
-    return q, k, v
+def _(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _heads(x, heads)
 
 
 @torch.library.custom_op("lrnn::qkv_convolution_backward", mutates_args=())
@@ -40,11 +38,11 @@ def qkv_convolution_backward(x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, 
     """The gradients of x and weight."""
     (batch, T, C), (_, _, heads, D), K = x.shape, dq.shape, weight.shape[1]
     x, dq, dk, dv = evenly_spaced_rows(x), dq.contiguous(), dk.contiguous(), dv.contiguous()
-    dx, blocks = x.new_empty(batch, T, C), cdiv(T, BT)
+    dx, blocks = x.new_empty(batch, T, C), cdiv(T, BT_BACKWARD)
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
     backward_kernel[(3 * heads, blocks, batch)](
-        x, weight, dq, dk, dv, dx, dw, T, x.stride(1), H=heads, D=D, K=K, BT=BT, BD=next_power_of_2(D),
-        num_warps=WARPS,
+        x, weight, dq, dk, dv, dx, dw, T, x.stride(1), H=heads, D=D, K=K, BT=BT_BACKWARD,
+        BD=next_power_of_2(D), num_warps=WARPS,
     )  # fmt: skip
     return dx, dw.sum(0).mT.to(weight.dtype).contiguous()
 
@@ -58,8 +56,14 @@ def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
-def _backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
     return *qkv_convolution_backward(*ctx.saved_tensors, dq, dk, dv), None
 
 
 qkv_convolution_op.register_autograd(_backward, setup_context=_keep)
+
+
+def _heads(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, T, C = x.shape
+    q, k, v = (x.new_empty(batch, T, heads, C // (3 * heads)) for _ in range(3))
+    return q, k, v, x.new_empty(batch, T, heads, dtype=torch.float32)

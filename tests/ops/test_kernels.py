@@ -82,5 +82,10 @@ def test_short_convolution_of_half_a_projection(T, K, has_bias):
 def test_qkv_convolution(T, K, D):
     tensors = torch.randn(2, T, 6 * D), torch.randn(6 * D, K)
     compare(
-        lambda x, weight: qkv_convolution_op(x, weight, 2), lambda x, weight: qkv_convolution(x, weight, 2)[0], tensors
+        lambda x, weight: qkv_convolution_op(x, weight, 2)[:3],
+        lambda x, weight: qkv_convolution(x, weight, 2)[0][:3],
+        tensors,
     )
+    x = tensors[0].bfloat16()
+    _, k, _, k_square = qkv_convolution_op(x, tensors[1], 2)
+    torch.testing.assert_close(k_square, k.float().square().sum(-1))

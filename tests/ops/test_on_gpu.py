@@ -103,9 +103,12 @@ def test_qkv_convolution(T, D, has_state, dtype):
     tensors = (x, weight, torch.randn(2, 3, 6 * D).to(dtype)) if has_state else (x, weight)
 
     def op(x, weight, state=None, form="auto"):
-        return qkv_convolution(x, weight, 2, state, form=form)[0]
+        return qkv_convolution(x, weight, 2, state, form=form)[0][:3]
 
     compare(op, tensors, ("q", "k", "v", "dx", "dweight", "dstate")[: 3 + len(tensors)], TOLERANCE[dtype])
+    with torch.no_grad():
+        (_, k, _, k_square), _ = qkv_convolution(*(x.cuda() for x in tensors[:2]), 2)
+    torch.testing.assert_close(k_square, k.float().square().sum(-1))
 
 
 @torch.no_grad()

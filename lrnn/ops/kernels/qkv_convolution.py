@@ -40,14 +40,16 @@ def _factor(part, r, D: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    x, w, q, k, v, T, stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr
+    x, w, q, k, v, k_square, T, stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
+    BD: tl.constexpr,
 ):  # fmt: skip
-    """x (batch, T, 3 H D) with rows `stride` apart, w (3 H D, K); q, k, v (batch, T, H, D)."""
+    """x (batch, T, 3 H D) with rows `stride` apart, w (3 H D, K); q, k, v (batch, T, H, D); k_square (batch, T, H)."""
     head, part = tl.program_id(0) % H, tl.program_id(0) // H
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
     d = tl.arange(0, BD)
     x += b * T * stride + tl.program_id(0) * D
     y_out = _one_of(part, q, k, v) + b * T * H * D + head * D
+    k_square += b * T * H + head
     taps, _ = load_weights(w + tl.program_id(0) * D * K, w, d, D, K, False)
     xs = ()
     for j in tl.static_range(K):
@@ -60,8 +62,11 @@ def forward_kernel(
         for j in tl.static_range(K):
             z += taps[j] * xs[j]
         y = z * tl.sigmoid(z)
-        y *= _factor(part, _inverse_length(y), D)
+        y = (y * _factor(part, _inverse_length(y), D)).to(q.dtype.element_ty)
         tl.store(y_out + t * H * D + d, y, (t < T) & (d < D))
+        if part == 1:
+            rounded = y.to(tl.float32)
+            tl.store(k_square + t * H, tl.sum(rounded * rounded), t < T)
 
 
 @triton.jit(do_not_specialize=["T"])
