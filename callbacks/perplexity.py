@@ -15,5 +15,5 @@ class Perplexity(L.Callback):
         perplexity = math.exp(min(loss, 700.0))  # of a diverged model: large, but a number
         value = torch.tensor(perplexity, device=pl_module.device)  # where ranks can exchange it
         pl_module.log("val/perplexity", value, prog_bar=True, sync_dist=True)
-        if not trainer.sanity_checking:
+        if trainer.is_global_zero and not trainer.sanity_checking:  # trainer.print alone speaks on every node
             trainer.print(f"step {trainer.global_step:,}: validation perplexity {perplexity:,.1f}")
