@@ -3,19 +3,18 @@
 python -m lrnn.curves --run_dirs='[runs/pretrain_340m, runs/pretrain_340m_01]' --out=results/pretrain
 """
 
-import csv
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from jsonargparse import auto_cli
 from matplotlib.figure import Figure
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lrnn.command import command
 from lrnn.errors import ConfigError
+from lrnn.tabular import markdown, write_csv
 
 PICTURED = {"train/loss": "training loss (nats)", "val/perplexity": "validation perplexity"}
 KEPT = (*PICTURED, "train/gradient_norm", "speed/tokens_per_second")
@@ -36,18 +35,15 @@ def curves(run_dirs: Sequence[str], out: str) -> None:
         raise ConfigError(f"run_dirs: two folders have one name, and so would their curves, got {list(run_dirs)}")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "curves.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("run", "scalar", "step", "value"))
-        writer.writerows(
-            (name, tag, step, f"{value:.6g}")
-            for name, scalars in runs.items()
-            for tag, curve in scalars.items()
-            for step, value in curve.items()
-        )
+    values = [
+        {"run": name, "scalar": tag, "step": step, "value": f"{value:.6g}"}
+        for name, scalars in runs.items()
+        for tag, curve in scalars.items()
+        for step, value in curve.items()
+    ]
+    write_csv(folder / "curves.csv", values)
     _figure(runs).savefig(folder / "curves.png", dpi=150)
-    rows = [HEADER, ("---",) * len(HEADER), *(_summary(name, scalars) for name, scalars in runs.items())]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in rows) + "\n"
+    table = "\n".join(markdown(HEADER, [_summary(name, scalars) for name, scalars in runs.items()])) + "\n"
     (folder / "table.md").write_text(table)
     Console(soft_wrap=True).print(f"{table}written to {folder}: table.md, curves.csv, curves.png", markup=False)
 
@@ -79,24 +75,21 @@ def _figure(runs: dict[str, dict[str, Curve]]) -> Figure:
 
 
 def _summary(name: str, scalars: dict[str, Curve]) -> tuple[str, ...]:
-    values = [list(scalars.get(tag, {}).values()) for tag in KEPT]
-    loss, perplexity, norm, speed = values
+    loss, perplexity, norm, speed = (list(scalars.get(tag, {}).values()) for tag in KEPT)
+    largest = f"{max(norm, default=0):.2f}" if all(map(math.isfinite, norm)) else "not finite"
     steps = [step for curve in scalars.values() for step in curve]
     return (
         name,
         f"{max(steps, default=0):,}",
         f"{perplexity[-1]:,.1f}" if perplexity else "-",
         f"{loss[-1]:.3f}" if loss else "-",
-        f"{max(norm):.2f}" if norm and all(map(math.isfinite, norm)) else "-" if not norm else "not finite",
+        largest if norm else "-",
         f"{median(speed):,.0f}" if speed else "-",
     )
 
 
 def main() -> None:
-    try:
-        auto_cli(curves, as_positional=False, prog="python -m lrnn.curves")
-    except ConfigError as error:
-        sys.exit(f"error: {error}")
+    command(curves, "lrnn.curves")
 
 
 if __name__ == "__main__":

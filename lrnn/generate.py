@@ -3,16 +3,14 @@
 The prompt is read in one call, then each token takes one `step`: the cost of a token does not depend on the past.
 """
 
-import sys
 from collections.abc import Iterator
 
 import torch
-from jsonargparse import ArgumentError, auto_cli
 from torch import Tensor
 
-from data import DataError
 from data.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
 from lrnn.checkpoint import load_model
+from lrnn.command import command
 from lrnn.errors import ConfigError
 from lrnn.models import LinearRNN
 
@@ -77,10 +75,7 @@ def generate(
 
 
 def main() -> None:
-    try:
-        auto_cli(generate, exit_on_error=False, prog="python -m lrnn.generate")
-    except (ArgumentError, ConfigError, DataError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    command(generate, "lrnn.generate")
 
 
 if __name__ == "__main__":

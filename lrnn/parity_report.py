@@ -12,6 +12,7 @@ from rich.table import Table
 
 from callbacks import length_figure
 from lrnn.published import PUBLISHED
+from lrnn.tabular import markdown
 
 HEADER = ("model", "paper", "ours", "seeds", "1,024", "16,384", "s")
 
@@ -32,8 +33,7 @@ def write_report(records: Sequence[dict[str, Any]], longest_trained: int, folder
         table.add_row(*row)
     console.print(table)
 
-    lines = [f"{title} ({explanation}).", ""]
-    lines += [f"| {' | '.join(row)} |" for row in (HEADER, ("---",) * len(HEADER), *rows)]
+    lines = [f"{title} ({explanation}).", "", *markdown(HEADER, rows)]
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     (folder / "results.json").write_text(json.dumps(list(records), indent=1) + "\n")
     curves = {

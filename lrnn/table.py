@@ -1,13 +1,11 @@
 """The paper's table from the runs of a sweep: python -m lrnn.table --run_dir=runs/table3"""
 
-import sys
 from pathlib import Path
 
-from jsonargparse import ArgumentError, auto_cli
 from rich.console import Console
 
 import data
-from lrnn.errors import ConfigError
+from lrnn.command import command
 from lrnn.sweep.grid import read_folder
 from lrnn.sweep.select import make_row
 from lrnn.table_report import write_report
@@ -32,10 +30,7 @@ def table(run_dir: str = "runs/table3", out: str | None = None) -> None:
 
 
 def main() -> None:
-    try:
-        auto_cli(table, as_positional=False, exit_on_error=False, prog="python -m lrnn.table")
-    except (ArgumentError, ConfigError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    command(table, "lrnn.table")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The paper's table and Figure 6 for the runs of a sweep: on the screen, as Markdown, CSV and pictures."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,6 +14,7 @@ from callbacks import length_figure
 from data import SyntheticTask
 from lrnn.published import PUBLISHED, Published
 from lrnn.sweep.select import Row, median_deviation
+from lrnn.tabular import markdown, write_csv
 
 HEADER = ("model", "paper best", "paper median", "our best", "our median", "to paper", "seeds", "rate", "steps")
 COLUMNS = (
@@ -42,8 +42,7 @@ def write_report(rows: Sequence[Row], tasks: Mapping[str, SyntheticTask], folder
         for cells in texts:
             printed.add_row(*map(escape, cells))
         console.print(printed)
-        lines += ["", f"## {name}", "", caption, ""]
-        lines += [f"| {' | '.join(cells)} |" for cells in (HEADER, ("---",) * len(HEADER), *texts)]
+        lines += ["", f"## {name}", "", caption, "", *markdown(HEADER, texts)]
         if name in tasks:
             curves = {row.cell.model: [one.curve for one in row.chosen] for row in its_rows if row.chosen}
             figure = length_figure(curves, tasks[name].train_lengths[1])
@@ -54,8 +53,8 @@ def write_report(rows: Sequence[Row], tasks: Mapping[str, SyntheticTask], folder
     best = [max(row.chosen, key=lambda one: one.test) for row in rows if row.chosen]
     lines += [*(one.run.command() for one in best), "```"]
     (folder / "table.md").write_text("\n".join(lines) + "\n")
-    _write_csv(folder / "table.csv", [_values(row) for row in rows])
-    _write_csv(folder / "runs.csv", [values for row in rows for values in _runs(row)])
+    write_csv(folder / "table.csv", [_values(row) for row in rows])
+    write_csv(folder / "runs.csv", [values for row in rows for values in _runs(row)])
     console.print(f"{EXPLANATION}\nwritten to {folder}: table.md, table.csv, runs.csv, a picture of each task")
 
 
@@ -117,11 +116,3 @@ def _describe(task: SyntheticTask) -> str:
         f"{task.test_lengths[1]} ({task.test_samples:,} sequences). A score of 0 is chance, an accuracy of "
         f"{task.chance:.3f}; the best constant answer scores {constant:.3f}."
     )
-
-
-def _write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="") as file:
-        columns = dict.fromkeys(column for line in lines for column in line)
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)

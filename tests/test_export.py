@@ -55,12 +55,17 @@ def random_model(architecture, **options):
     return model
 
 
+def counting(length):
+    """By threes, modulo 50, from anywhere: (8, length)."""
+    return (torch.randint(50, (8, 1)) + 3 * torch.arange(length)) % 50
+
+
 def taught_model(architecture, **options):
     """It has learned to count by threes, so that its logits stand out of the rounding as a language model's do."""
     model = architecture(vocab_size=50, width=64, layers=2, init_std=0.02, **options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(60):
-        tokens = (torch.randint(50, (8, 1)) + 3 * torch.arange(41)) % 50
+        tokens = counting(41)
         loss = model.loss(tokens[:, :-1], tokens[:, 1:])
         optimizer.zero_grad()
         loss.backward()
@@ -142,7 +147,7 @@ def test_delta_net_in_flash_linear_attention_in_bfloat16(eigenvalue_range, fla_w
     model = taught_model(DeltaNet, eigenvalue_range=eigenvalue_range, heads=2, mlp_width=128)
     theirs = load(exported(model, tmp_path))
     assert theirs.dtype == torch.bfloat16
-    tokens = (torch.randint(50, (8, 1)) + 3 * torch.arange(90)) % 50
+    tokens = counting(90)
     with torch.no_grad():
         assert largest_difference(theirs(tokens, use_cache=False).logits, model(tokens)[0]) <= 2e-2
 
@@ -156,7 +161,7 @@ def test_delta_net_in_flash_linear_attention_on_a_gpu(eigenvalue_range, tmp_path
 
     model = taught_model(DeltaNet, eigenvalue_range=eigenvalue_range, heads=2, mlp_width=128)
     folder = exported(model, tmp_path)
-    tokens = (torch.randint(50, (8, 1)) + 3 * torch.arange(300)) % 50
+    tokens = counting(300)
     with torch.no_grad():
         want = model(tokens)[0].cuda()
         tokens = tokens.cuda()
@@ -172,6 +177,14 @@ def test_delta_net_in_flash_linear_attention_on_a_gpu(eigenvalue_range, tmp_path
 # --- Mamba ---
 
 
+def load_mamba(folder, eigenvalue_range, **options):
+    if eigenvalue_range == (0, 1):  # flash-linear-attention, once imported, puts its own behind "Auto"
+        return load(folder, "MambaForCausalLM", **options)
+    model = load(folder, trust_remote_code=True, **options)
+    assert type(model).__module__.startswith("transformers_modules.")
+    return model
+
+
 @pytest.mark.parametrize("conv_size", [4, 0])
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -180,11 +193,7 @@ def test_mamba_in_transformers(eigenvalue_range, conv_size, tmp_path):
     model = random_model(Mamba, eigenvalue_range=eigenvalue_range, conv_size=conv_size, **options)
     folder = exported(model, tmp_path, max_shard_size="20KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
-    if eigenvalue_range == (0, 1):
-        theirs = load(folder, "MambaForCausalLM")  # flash-linear-attention, once imported, puts its own behind "Auto"
-    else:
-        theirs = load(folder, trust_remote_code=True)
-        assert type(theirs).__module__.startswith("transformers_modules.")
+    theirs = load_mamba(folder, eigenvalue_range)
     tokens = torch.randint(50, (2, 90))
     with torch.no_grad():
         want, _ = model(tokens)
@@ -215,9 +224,8 @@ def test_mamba_in_transformers(eigenvalue_range, conv_size, tmp_path):
 def test_mamba_in_transformers_in_bfloat16(eigenvalue_range, tmp_path):
     model = taught_model(Mamba, eigenvalue_range=eigenvalue_range)
     folder = exported(model, tmp_path)
-    options = {"dtype": torch.bfloat16, "trust_remote_code": True}
-    theirs = load(folder, "MambaForCausalLM" if eigenvalue_range == (0, 1) else "AutoModelForCausalLM", **options)
-    tokens = (torch.randint(50, (8, 1)) + 3 * torch.arange(90)) % 50
+    theirs = load_mamba(folder, eigenvalue_range, dtype=torch.bfloat16)
+    tokens = counting(90)
     with torch.no_grad():
         assert largest_difference(theirs(tokens).logits, model(tokens)[0]) <= 2e-2
 

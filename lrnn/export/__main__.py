@@ -5,17 +5,15 @@ travels along, since transformers' own Mamba has no such transitions.
 """
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
-from jsonargparse import ArgumentError, auto_cli
 from omegaconf import OmegaConf
 
-from data import DataError
 from data.tokenizer import load_tokenizer
 from lrnn.checkpoint import load_model
+from lrnn.command import command
 from lrnn.errors import ConfigError
 from lrnn.export.delta_net import export_delta_net
 from lrnn.export.folder import Exported, write_json
@@ -100,10 +98,7 @@ def write_folder(
 
 
 def main() -> None:
-    try:
-        auto_cli(export, as_positional=False, exit_on_error=False, prog="python -m lrnn.export")
-    except (ArgumentError, ConfigError, DataError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    command(export, "lrnn.export")
 
 
 if __name__ == "__main__":

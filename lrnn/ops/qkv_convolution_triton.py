@@ -20,7 +20,7 @@ def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, T
     batch, T, C = x.shape
     D = C // (3 * heads)
     x = evenly_spaced_rows(x)
-    q, k, v, k_square = _heads(x, heads)
+    q, k, v, k_square = _outputs(x, heads)
     forward_kernel[(3 * heads, cdiv(T, BT_FORWARD), batch)](
         x, weight, q, k, v, k_square, T, x.stride(1), H=heads, D=D, K=weight.shape[1], BT=BT_FORWARD,
         BD=next_power_of_2(D), num_warps=WARPS,
@@ -30,7 +30,7 @@ def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, T
 
 @qkv_convolution_op.register_fake
 def _(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _heads(x, heads)
+    return _outputs(x, heads)
 
 
 @torch.library.custom_op("lrnn::qkv_convolution_backward", mutates_args=())
@@ -63,7 +63,8 @@ def _backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor, _: Tensor) -> tuple[
 qkv_convolution_op.register_autograd(_backward, setup_context=_keep)
 
 
-def _heads(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _outputs(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v and |k|^2, empty."""
     batch, T, C = x.shape
     q, k, v = (x.new_empty(batch, T, heads, C // (3 * heads)) for _ in range(3))
     return q, k, v, x.new_empty(batch, T, heads, dtype=torch.float32)

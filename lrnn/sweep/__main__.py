@@ -12,7 +12,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import ArgumentError, auto_cli
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -25,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lrnn.command import command
 from lrnn.errors import ConfigError
 from lrnn.sweep.grid import Block, claim_folder, make_cells
 from lrnn.sweep.schedule import Attempt, Schedule, find_devices
@@ -121,9 +121,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        auto_cli(sweep, as_positional=False, exit_on_error=False, prog="python -m lrnn.sweep")
-    except (ArgumentError, ConfigError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        command(sweep, "lrnn.sweep")
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on where it stopped")
 
