@@ -142,7 +142,7 @@ def fit_step(config: str, options: tuple[str, ...] = (), warmup: int = 20, steps
 
 def lightning_step(model: LinearRNN, shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
     """A training step of Lightning's loop over a language model."""
-    torch.compiler.reset()  # a block's code would count as recompiled for every model, up to the compiler's limit
+    torch.compiler.reset()  # else the models of earlier rows count towards the limit of recompilations
     watch = _Stopwatch(warmup, steps)
     trainer = L.Trainer(
         accelerator="gpu",
