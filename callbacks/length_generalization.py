@@ -13,6 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from callbacks.length_figure import length_figure
 from callbacks.scaled_accuracy import ScaledAccuracy
 
+TOKENS = 2**17  # that the model reads at a time, over all rows of a batch
+
 
 class LengthGeneralization(L.Callback):
     """Scores fixed test sets, one a length, at every validation and once more, with longer ones, at the end.
@@ -21,9 +23,10 @@ class LengthGeneralization(L.Callback):
     written to `length_generalization.json` in the run's folder. Nothing is selected or stopped by them. To select by,
     a score on other sequences of the test set's lengths stands beside them.
 
-    The data module gives `evaluation_batches(shortest, longest, samples, validation)`, `test_lengths`, `test_samples`,
-    `validation_samples`, `train_lengths` and `chance`; the model maps (tokens, state) to (logits, state). Sequences are
-    read `segment` tokens at a time with the state carried on, so memory does not grow with the length.
+    The data module gives `evaluation_batches(shortest, longest, samples, validation, tokens)`, `test_lengths`,
+    `test_samples`, `validation_samples`, `train_lengths` and `chance`; the model maps (tokens, state) to (logits,
+    state). Sequences are read `segment` tokens at a time with the state carried on, so that the model's memory does not
+    grow with the length.
     """
 
     def __init__(
@@ -98,7 +101,8 @@ class LengthGeneralization(L.Callback):
         metric = ScaledAccuracy(task.chance).to(model.device)
         training = model.training
         model.eval()
-        batches = task.evaluation_batches(shortest, longest, samples, validation)
+        segments = -(-longest // self.segment)
+        batches = task.evaluation_batches(shortest, longest, samples, validation, tokens=TOKENS * segments)
         for batch in islice(batches, trainer.global_rank, None, trainer.world_size):
             state = None
             for inputs, labels in zip(

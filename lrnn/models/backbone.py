@@ -19,19 +19,29 @@ MixerState = tuple[Tensor, ...]
 class ShortConvolution(nn.Module):
     """Causal depthwise convolution over the last `kernel_size` tokens, per channel, and SiLU; size 0 is SiLU alone.
 
-    Weight (channels, kernel_size), its last tap on the current token; state (B, kernel_size - 1, channels).
+    Weight (channels, kernel_size), its last tap on the current token; state (B, kernel_size - 1, channels). The taps
+    start as those of torch's Conv1d for one channel a group, or at a normal of standard deviation `init_std`.
     """
 
-    def __init__(self, channels: int, kernel_size: int, bias: bool = False, form: Form = "auto"):
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        bias: bool = False,
+        form: Form = "auto",
+        init_std: float | None = None,
+    ):
         super().__init__()
         if kernel_size < 0:
             raise ValueError(f"model.conv_size: must be 0 (no convolution) or more, got {kernel_size}")
         self.kernel_size = kernel_size
         self.form = form
         if kernel_size:
-            bound = kernel_size**-0.5  # torch's own Conv1d initialisation for one channel a group
+            bound = kernel_size**-0.5
             self.weight = nn.Parameter(torch.empty(channels, kernel_size).uniform_(-bound, bound))
             self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound)) if bias else None
+            if init_std is not None:
+                nn.init.normal_(self.weight, std=init_std)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.kernel_size == 0:

@@ -26,6 +26,7 @@ class DeltaNetMixer(nn.Module):
         heads: int,
         eigenvalue_range: Sequence[float],
         conv_size: int = 4,
+        conv_init_std: float | None = None,
         gate_saturation: float = 0.0,
         norm_eps: float = 1e-6,
         form: Form = "auto",
@@ -41,7 +42,7 @@ class DeltaNetMixer(nn.Module):
         self.form = form
         self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
         self.beta_proj = nn.Linear(width, heads, bias=False)
-        self.conv = ShortConvolution(3 * width, conv_size, form=form)
+        self.conv = ShortConvolution(3 * width, conv_size, form=form, init_std=conv_init_std)
         self.norm = nn.RMSNorm(width // heads, eps=norm_eps)
         self.out_proj = nn.Linear(width, width, bias=False)
 
@@ -78,6 +79,7 @@ class DeltaNet(LinearRNN):
         width: int = 128,
         heads: int = 4,
         conv_size: int = 4,
+        conv_init_std: float | None = None,
         gate_saturation: float = 0.0,
         norm_eps: float = 1e-6,
         form: Form = "auto",
@@ -89,13 +91,17 @@ class DeltaNet(LinearRNN):
             width: of the residual stream.
             heads: number of heads; divides the width.
             conv_size: tokens seen by the short convolution on q, k and v; 0 for none.
+            conv_init_std: standard deviation of the normal initialisation of its taps, as in the paper's code and in
+                flash-linear-attention; PyTorch's own when absent.
             gate_saturation: strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
             norm_eps: epsilon of the RMS norms.
             form: of the recurrence (lrnn/ops/form.py): auto, recurrent, chunked or triton.
         """
 
         def make_mixer() -> DeltaNetMixer:
-            return DeltaNetMixer(width, heads, eigenvalue_range, conv_size, gate_saturation, norm_eps, form)
+            return DeltaNetMixer(
+                width, heads, eigenvalue_range, conv_size, conv_init_std, gate_saturation, norm_eps, form
+            )
 
         super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
         self.save_hyperparameters()

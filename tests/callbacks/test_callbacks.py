@@ -75,6 +75,18 @@ def test_length_generalization_scores_each_length_and_carries_the_state(tmp_path
     assert callback.results["validation_scaled_accuracy"] == float(metric.compute())
 
 
+def test_long_sequences_are_read_many_at_a_time(tmp_path):
+    """As many as the model can take in one segment, not in one length."""
+    read = []
+    model = CountsOnes(memory=math.inf)
+    model.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape))
+    trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
+    trainer.datamodule = Parity(test_samples=1, validation_samples=1)
+    callback = LengthGeneralization(lengths=(), final_lengths=(2**16 + 1,), samples=30, segment=2**12)
+    callback.on_train_end(trainer, model)
+    assert read[-16:] == [(30, 2**12)] * 16 and callback.results["scaled_accuracy_at"] == {2**16 + 1: 1.0}
+
+
 def test_non_finite_losses_are_counted_and_stop_the_run():
     callback = StopOnNonFinite(every_n_steps=4)
     for step, loss in enumerate([1.0, math.nan, math.inf], 1):
