@@ -34,6 +34,8 @@ class ShortConvolution(nn.Module):
         super().__init__()
         if kernel_size < 0:
             raise ValueError(f"model.conv_size: must be 0 (no convolution) or more, got {kernel_size}")
+        if init_std is not None and init_std <= 0:
+            raise ValueError(f"model.conv_init_std: must be above 0, got {init_std}")
         self.kernel_size = kernel_size
         self.form = form
         if kernel_size:

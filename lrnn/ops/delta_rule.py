@@ -14,9 +14,10 @@ Forms of the same function (lrnn/ops/form.py):
       O = Q S + tril(Q K^T) X                 S' = S + K^T X
   so a chunk costs one triangular solve. Its gradient is written by hand: of the states, only those at
   the chunk starts are kept;
-- `triton` runs on a GPU: up to SHORT tokens, and in float32, a kernel of ours that keeps a head's whole computation
-  on the chip (lrnn/ops/delta_rule_short_triton.py), else kernels of ours that spread over the chunks
-  (lrnn/ops/delta_rule_long_triton.py), or for large heads flash-linear-attention's (lrnn/ops/delta_rule_fla.py).
+- `triton` runs on a GPU: for short sequences, and in float32, a kernel of ours that keeps a head's whole computation
+  on the chip and never rounds the state to 16 bits (lrnn/ops/delta_rule_short_triton.py), else kernels of ours that
+  spread over the chunks (lrnn/ops/delta_rule_long_triton.py), or for large heads flash-linear-attention's
+  (lrnn/ops/delta_rule_fla.py).
 """
 
 from typing import Any
@@ -27,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from lrnn.ops.form import Form, choose_form
 
-SHORT = 64  # tokens
+SHORT = {32: 256, 128: 64}  # size of a head: tokens up to which a sequence is short, by what is faster on an H100
 LARGEST_HEAD = {"ours": 128, "fla": 256}  # K and V that the kernels take
 KERNELS = tuple(f"lrnn.ops.delta_rule_{name}" for name in ("short_triton", "long_triton", "fla"))
 
@@ -95,9 +96,10 @@ def _triton(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None)
     from lrnn.ops import delta_rule_fla, delta_rule_long_triton, delta_rule_short_triton
 
     state = None if state is None else state.float()
-    if max(q.shape[-1], v.shape[-1]) > LARGEST_HEAD["ours"]:
+    size = max(q.shape[-1], v.shape[-1])
+    if size > LARGEST_HEAD["ours"]:
         return delta_rule_fla.delta_rule_op(q, k, v, beta, state)[:2]
-    if q.shape[1] <= SHORT or v.dtype == torch.float32:
+    if v.dtype == torch.float32 or q.shape[1] <= SHORT[32 if size <= 32 else 128]:
         return delta_rule_short_triton.delta_rule_op(q, k, v, beta, state)
     return delta_rule_long_triton.delta_rule_op(q, k, v, beta, state, torch.is_grad_enabled())[:2]
 

@@ -227,6 +227,7 @@ def test_label_minus_100_is_not_scored():
         (MLSTM, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
         (MLSTM, {"heads": 3}, "model.heads"),
         (MLSTM, {"qkv_block": 0}, "model.qkv_block"),
+        (DeltaNet, {"conv_init_std": 0.0}, "model.conv_init_std"),
         (MLSTM, {"expand": 0}, "model.expand"),
         (SLSTM, {"heads": 3}, "model.heads"),
         (SLSTM, {"layers": 0}, "model.layers"),
@@ -238,6 +239,11 @@ def test_label_minus_100_is_not_scored():
 def test_bad_options_are_named(architecture, options, key):
     with pytest.raises(ValueError, match=key):
         architecture(**{**SMALL, **options})
+
+
+def test_taps_start_at_the_deviation_asked_for():
+    taps = DeltaNet(width=128, conv_init_std=0.02).backbone.blocks[0].mixer.conv.weight  # (384, 4)
+    assert taps.std().item() == pytest.approx(0.02, rel=0.1) and taps.requires_grad
 
 
 def test_rounded_keys_still_reflect():
