@@ -33,6 +33,7 @@ class Parity(SyntheticTask):
         """
         super().__init__(**kwargs)
         self.supervision = supervision
+        self.one_label = supervision == "last"
 
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
         bits = random_integers(seed, index, longest - 1, 0, 1)  # (B, T)

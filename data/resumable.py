@@ -25,6 +25,7 @@ class ResumableData(L.LightningDataModule, ABC):
     """
 
     vocab_size: int
+    one_label = False  # whether a training sequence has exactly one, so that a model can leave out its other answers
 
     def __init__(self, batch_size: int, seed: int, num_workers: int):
         super().__init__()

@@ -75,16 +75,24 @@ class Block(nn.Module):
             None if mlp_width is None else nn.Sequential(nn.RMSNorm(width, eps=norm_eps), SwiGLU(width, mlp_width))
         )
 
-    def forward(self, x: Tensor, state: MixerState | None) -> tuple[Tensor, MixerState]:
+    def forward(
+        self, x: Tensor, state: MixerState | None, positions: Tensor | None = None
+    ) -> tuple[Tensor, MixerState]:
         y, state = self.mixer(self.mixer_norm(x), state)
         x = x + y
+        if positions is not None:
+            x = x.take_along_dim(positions[..., None], dim=1)
         if self.mlp is not None:
             x = x + self.mlp(x)
         return x, state
 
-    def transform(self, x: Tensor) -> Tensor:
-        """forward from the start of the sequence, where its state is not needed: what training runs."""
-        return self.forward(x, None)[0]  # a compiler, and a strategy that shards, take this method for the block's call
+    def transform(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """forward from the start of the sequence, where its state is not needed: what training runs.
+
+        Only for the tokens at `positions` (B, P), if given: x (B, T, width) -> (B, P, width).
+        """
+        # a compiler, and a strategy that shards, take this method for the block's call
+        return self.forward(x, None, positions)[0]
 
 
 class Backbone(nn.Module):
@@ -116,12 +124,13 @@ class Backbone(nn.Module):
             new_state.append(block_state)
         return self.logits(x), new_state
 
-    def residual_stream(self, tokens: Tensor) -> Tensor:
-        """x (B, T, width) after the last block, from the start of the sequence."""
+    def residual_stream(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """x after the last block, from the start of the sequence: (B, T, width), or (B, P, width) at `positions`."""
         x = self.embedding(tokens)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x = block.transform(x)  # type: ignore[operator]
-        return x
+        return last.transform(x, positions)  # type: ignore[operator]
 
     def logits(self, x: Tensor) -> Tensor:
         return self.head(self.norm(x))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lrnn.models.backbone import Backbone, MixerState
 from lrnn.ops import at_least_float32, head_loss
 from lrnn.ops.form import forms_in_use
+from lrnn.ops.head_loss import IGNORE
 
 
 class LinearRNN(L.LightningModule):
@@ -59,6 +60,7 @@ class LinearRNN(L.LightningModule):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.betas = betas
+        self.one_label = False  # of a training sequence: the last MLP and the head then run on its token alone
         self.backbone = Backbone(vocab_size, width, layers, make_mixer, mlp_width, norm_eps, tie_embeddings)
         if init_std is not None:
             for module in self.backbone.modules():
@@ -76,7 +78,10 @@ class LinearRNN(L.LightningModule):
 
     def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T)."""
-        return self.head_loss(self.backbone.residual_stream(tokens), labels)
+        if not self.one_label:
+            return self.head_loss(self.backbone.residual_stream(tokens), labels)
+        position = (labels != IGNORE).int().argmax(1, keepdim=True)
+        return self.head_loss(self.backbone.residual_stream(tokens, position), labels.gather(1, position))
 
     def head_loss(self, x: Tensor, labels: Tensor) -> Tensor:
         return head_loss(self.backbone.norm(x), self.backbone.head.weight, labels)
@@ -105,7 +110,8 @@ class LinearRNN(L.LightningModule):
         return loss
 
     def on_fit_start(self) -> None:
-        """Run two tokens, so that the ops choose their forms before the hyperparameters are recorded."""
+        """Ask the data for its labels; run two tokens, so that the ops choose their forms before they are recorded."""
+        self.one_label = getattr(self.trainer.datamodule, "one_label", False)  # type: ignore[attr-defined]
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             self(tokens)
@@ -114,7 +120,7 @@ class LinearRNN(L.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         logits, _ = self(batch.inputs)
-        scored = batch.labels != -100
+        scored = batch.labels != IGNORE
         correct = (logits.argmax(-1) == batch.labels)[scored].float().mean()
         size = int(scored.sum())
         self.log("val/loss", self._cross_entropy(logits, batch.labels), batch_size=size, sync_dist=True)

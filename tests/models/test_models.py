@@ -193,6 +193,20 @@ def test_equal_blocks_compile_once_and_whole(architecture, options):
 
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_one_label_a_sequence_costs_less_and_is_the_same(architecture, options):
+    torch.manual_seed(0)
+    model = architecture(**{**SMALL, "layers": 2}, **options).double()
+    labels = torch.full((4, 20), -100)
+    labels[torch.arange(4), torch.tensor([0, 19, 7, 7])] = torch.tensor([1, 2, 3, 4])
+    tokens = torch.randint(5, (4, 20))
+    results = []
+    for model.one_label in (False, True):
+        loss = model.loss(tokens, labels)
+        results.append([loss, *torch.autograd.grad(loss, list(model.parameters()), materialize_grads=True)])
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 def test_what_gets_no_weight_decay(architecture, options):
     model = architecture(**SMALL, **options)
     decayed, kept = model.decay_groups()
