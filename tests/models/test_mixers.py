@@ -1,0 +1,106 @@
+"""What single mixers and their parts compute."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lrnn.models import DeltaNet, Diagonal, FullMatrix, Mamba, Transformer
+from lrnn.models.backbone import ShortConvolution
+from lrnn.models.delta_net import DeltaNetMixer
+from lrnn.models.gate_saturation import SaturateDecay, SaturateLogits
+
+SMALL = {"vocab_size": 5, "width": 16, "layers": 2}
+RANGES = ((0, 1), (-1, 1))
+
+
+def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
+    """Same weights, other range: DeltaNet's write doubles too, Mamba's first output, before any transition, stays."""
+    for architecture, options in ((DeltaNet, {"heads": 2}), (Mamba, {"state_size": 3})):
+        narrow, wide = (architecture(eigenvalue_range=span, **SMALL, **options) for span in RANGES)
+        wide.load_state_dict(narrow.state_dict())
+        x = torch.randn(1, 2, 16)
+        mixers = [model.backbone.blocks[0].mixer for model in (narrow, wide)]
+        (_, S), (_, S_wide) = (mixer(x[:, :1])[1] for mixer in mixers)
+        torch.testing.assert_close(S_wide, (2 if architecture is DeltaNet else 1) * S)
+        assert not torch.allclose(mixers[0](x)[1][1], mixers[1](x)[1][1])
+
+
+def test_diagonal_transitions_reach_the_ends_of_their_range():
+    h = torch.randn(1, 16)
+    for span, ends in (((0, 1), (0.0, 1.0)), ((-1, 1), (-1.0, 1.0))):
+        mixer = Diagonal(eigenvalue_range=span, **SMALL).backbone.blocks[0].mixer
+        for bias, end in zip((-50.0, 50.0), ends, strict=True):
+            torch.nn.init.constant_(mixer.transition_proj.bias, bias)
+            torch.testing.assert_close(mixer(torch.zeros(1, 1, 16), (h,))[0][:, 0], end * h)
+
+
+def test_full_matrix_against_its_definition():
+    mixer = FullMatrix(**SMALL).backbone.blocks[0].mixer
+    x, h = torch.randn(7, 16), torch.zeros(16)
+    y, _ = mixer(x[None])
+    for t in range(7):
+        A, B = ((proj(x[t]) / 4).view(16, 16) for proj in (mixer.transition_proj, mixer.input_proj))
+        h = A @ h + B @ x[t]
+        torch.testing.assert_close(y[0, t], h)
+
+
+def test_attention_sees_distances_not_positions():
+    mixer = Transformer(**SMALL, heads=2).double().backbone.blocks[0].mixer
+    x, y = torch.randn(2, 1, 2, 1, 8, dtype=torch.float64)
+
+    def score(at, past):
+        return (mixer._turn(x, at) * mixer._turn(y, past)).sum(-1)
+
+    torch.testing.assert_close(score(9, 2), score(1007, 1000), rtol=1e-4, atol=1e-4)  # angles are in float32
+    assert not torch.allclose(score(9, 2), score(9, 3))
+
+
+def test_short_convolution_is_torch_conv1d():
+    conv = ShortConvolution(6, 4, bias=True)
+    x = torch.randn(2, 11, 6)
+    want = F.silu(F.conv1d(F.pad(x.mT, (3, 0)), conv.weight[:, None], conv.bias, groups=6)).mT
+    torch.testing.assert_close(conv(x)[0], want)
+
+
+def test_gate_saturation_is_the_gradient_of_its_penalty():
+    z = (4 * torch.randn(3, 7, dtype=torch.float64)).requires_grad_()
+    dt, A = F.softplus(z).detach().requires_grad_(), -3 * torch.rand(7, 2, dtype=torch.float64) - 0.1
+    weight = torch.randn(3, 7, dtype=torch.float64)
+
+    def gradient(x, pushed, penalty):
+        (got,) = torch.autograd.grad((pushed * weight).sum(), x)
+        (want,) = torch.autograd.grad((x * weight).sum() + 0.3 * penalty.mean(), x)
+        torch.testing.assert_close(got, want)
+
+    gradient(z, SaturateLogits.apply(z, 0.3), F.logsigmoid(z) + F.logsigmoid(-z))
+    log_gate = dt[..., None] * A
+    gradient(dt, SaturateDecay.apply(dt, A, 0.3), log_gate + torch.log(-torch.expm1(log_gate)))
+
+
+def test_gate_saturation_ends_where_float32_is_on_the_end_point():
+    z = torch.tensor([-19.0, 19.0], requires_grad=True)
+    assert torch.sigmoid(z).tolist() == pytest.approx([0, 1], abs=1e-8)
+    SaturateLogits.apply(z, 1.0).sum().backward()
+    assert z.grad.tolist() == [1, 1]
+    dt = torch.tensor([1e-9, 19.0, 0.0], requires_grad=True)
+    A = -torch.ones(3, 1)
+    assert (2 * torch.exp(-dt) - 1).tolist() == [1, -1, 1]
+    SaturateDecay.apply(dt, A, 1.0).sum().backward()
+    assert dt.grad.tolist() == [1, 1, 1]
+
+
+def test_taps_start_at_the_deviation_asked_for():
+    taps = DeltaNet(width=128, conv_init_std=0.02).backbone.blocks[0].mixer.conv.weight  # (384, 4)
+    assert taps.std().item() == pytest.approx(0.02, rel=0.1) and taps.requires_grad
+
+
+def test_rounded_keys_still_reflect():
+    """beta = 2 and no values: an even number of equal tokens leaves the state as it was."""
+    mixer = DeltaNetMixer(64, heads=2, eigenvalue_range=(-1, 1)).requires_grad_(False)
+    mixer.qkv_proj.weight[128:] = 0  # v
+    mixer.beta_proj.weight[:] = 30.0
+    x, S = torch.rand(1, 1, 64).expand(1, 512, 64), torch.randn(1, 2, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        conv_state = mixer(x[:, :3])[1][0]  # all tokens alike to the convolution too
+        _, (_, after) = mixer(x, (conv_state, S))
+    torch.testing.assert_close(after, S, rtol=0, atol=0.05)
