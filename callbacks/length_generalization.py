@@ -101,8 +101,8 @@ class LengthGeneralization(L.Callback):
         metric = ScaledAccuracy(task.chance).to(model.device)
         training = model.training
         model.eval()
-        segments = -(-longest // self.segment)
-        batches = task.evaluation_batches(shortest, longest, samples, validation, tokens=TOKENS * segments)
+        rows = TOKENS // min(longest, self.segment)
+        batches = task.evaluation_batches(shortest, longest, samples, validation, tokens=rows * longest)
         for batch in islice(batches, trainer.global_rank, None, trainer.world_size):
             state = None
             for inputs, labels in zip(

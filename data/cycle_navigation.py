@@ -21,6 +21,7 @@ class CycleNavigation(SyntheticTask):
     """Steps of 0, +1 and -1, uniform, and the place they lead to; not in the paper, but in its code."""
 
     min_length = 2
+    one_label = True
 
     def __init__(self, modulus: int = 6, **kwargs: Any):
         """

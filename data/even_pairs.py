@@ -20,6 +20,7 @@ class EvenPairs(SyntheticTask):
     vocab_size = 3
     chance = 0.5
     min_length = 2
+    one_label = True
 
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
         bits = random_integers(seed, index, longest - 1, 0, 1)  # (B, T)

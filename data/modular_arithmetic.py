@@ -26,6 +26,7 @@ class ModularArithmetic(SyntheticTask):
     """Numbers and +, -, *, all uniform; * binds tighter than + and -."""
 
     min_length = 3
+    one_label = True
 
     def __init__(self, modulus: int = 5, **kwargs: Any):
         """

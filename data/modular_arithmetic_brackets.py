@@ -28,6 +28,7 @@ class ModularArithmeticBrackets(SyntheticTask):
     """Expressions with every operation in brackets, by default with + and - only, as in the paper's Table 3."""
 
     min_length = 3
+    one_label = True
 
     def __init__(self, modulus: int = 5, multiplication: bool = False, **kwargs: Any):
         """

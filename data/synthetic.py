@@ -22,7 +22,6 @@ class SyntheticTask(ResumableData):
 
     chance: float  # accuracy of a blind guess
     min_length: int  # of the shortest sequence that exists
-    one_label = True
 
     def __init__(
         self,

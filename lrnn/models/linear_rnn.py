@@ -110,7 +110,7 @@ class LinearRNN(L.LightningModule):
         return loss
 
     def on_fit_start(self) -> None:
-        """Ask the data for its labels; run two tokens, so that the ops choose their forms before they are recorded."""
+        """Run two tokens, so that the ops choose their forms before the hyperparameters are recorded."""
         self.one_label = getattr(self.trainer.datamodule, "one_label", False)  # type: ignore[attr-defined]
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():

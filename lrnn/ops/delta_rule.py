@@ -28,7 +28,6 @@ from torch.autograd.function import once_differentiable
 
 from lrnn.ops.form import Form, choose_form
 
-SHORT = {32: 256, 128: 64}  # size of a head: tokens up to which a sequence is short, by what is faster on an H100
 LARGEST_HEAD = {"ours": 128, "fla": 256}  # K and V that the kernels take
 KERNELS = tuple(f"lrnn.ops.delta_rule_{name}" for name in ("short_triton", "long_triton", "fla"))
 
@@ -99,7 +98,8 @@ def _triton(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None)
     size = max(q.shape[-1], v.shape[-1])
     if size > LARGEST_HEAD["ours"]:
         return delta_rule_fla.delta_rule_op(q, k, v, beta, state)[:2]
-    if v.dtype == torch.float32 or q.shape[1] <= SHORT[32 if size <= 32 else 128]:
+    short = 256 if size <= 32 else 64  # tokens, by what is faster on an H100
+    if q.shape[1] <= short or v.dtype == torch.float32:
         return delta_rule_short_triton.delta_rule_op(q, k, v, beta, state)
     return delta_rule_long_triton.delta_rule_op(q, k, v, beta, state, torch.is_grad_enabled())[:2]
 

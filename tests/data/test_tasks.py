@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import CycleNavigation, EvenPairs, ModularArithmetic, ModularArithmeticBrackets
+from data import CycleNavigation, EvenPairs, ModularArithmetic, ModularArithmeticBrackets, Parity
+from data.resumable import IGNORE
 
 TASKS = (
     (ModularArithmetic, {}),
@@ -175,6 +176,15 @@ def test_no_test_sequence_is_trained_on_or_selected_by(task, options):
     )
     trained, tested, selected = ({tuple(row) for row in rows.tolist()} for rows in (trained, tested, selected))
     assert len(tested) == len(selected) == 200 and not tested & (trained | selected)
+
+
+@pytest.mark.parametrize(
+    ("task", "options"), [*TASKS, (Parity, {"supervision": "last"}), (Parity, {"supervision": "every_prefix"})]
+)
+def test_one_label_is_said_of_the_tasks_that_have_one(task, options):
+    task = task(**options)
+    labels = task.training_batch(range(256), torch.device("cpu")).labels
+    assert task.one_label == bool(((labels != IGNORE).sum(1) == 1).all())
 
 
 def test_accuracy_of_the_best_constant_answer():
