@@ -16,11 +16,13 @@ def test_a_ratio_above_1_means_that_ours_is_better():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it measures kernels")
 def test_the_results_are_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(cpu, "rows", lambda: iter([Row("time", 2.0, 6.0, "ms"), Row("alone", 1.0, None, "GB/s")]))
+    monkeypatch.setattr(cpu, "rows", lambda: iter([Row("time", 2.0, 6.0, "ms"), Row("alone", 2.0, None, "GB/s")]))
     bench(out=str(tmp_path))
+    monkeypatch.setattr(cpu, "rows", lambda: iter([Row("alone", 1.0, None, "GB/s")]))
+    bench("kernels", out=str(tmp_path))  # a part: the others' rows stay
     (record, alone) = json.loads(next(tmp_path.glob("*.json")).read_text())
     assert record == {"name": "time", "ours": 2.0, "baseline": 6.0, "unit": "ms", "ratio": 3.0}
-    assert alone["baseline"] is alone["ratio"] is None
+    assert alone["ours"] == 1.0 and alone["baseline"] is alone["ratio"] is None
     assert "| time | 2 | 6 | ms | 3 |" in next(tmp_path.glob("*.md")).read_text()
 
 

@@ -1,6 +1,7 @@
 """Sweeps, with a program in lrnn.fit's place that takes no time; and every cell of ours as lrnn.fit takes it."""
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from lrnn.fit import FitCLI
 from lrnn.sweep import schedule as scheduling
 from lrnn.sweep.__main__ import sweep
 from lrnn.sweep.grid import Block, Cell, claim_folder, make_cells, read_folder
+from lrnn.sweep.mps import PIPES, shared_gpus
 from lrnn.sweep.schedule import Device, Schedule, start
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +149,35 @@ def test_a_failure_that_is_not_the_gpus_does_not_retire_it(tmp_path, monkeypatch
     schedule = Schedule(runs, [Device("0")])
     run_to_the_end(schedule)
     assert list(schedule.failed.values()) == ["RuntimeError: out of order"] * 3
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_runs_share_a_gpu_through_mps_where_it_works(works, tmp_path, monkeypatch):
+    control = tmp_path / "nvidia-cuda-mps-control"
+    control.write_text(f"#!/bin/sh\nif test $# = 0; then set -- $(cat); fi; echo $@ ${PIPES} >> {tmp_path}/log\n")
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.delenv(PIPES, raising=False)
+    asked = []
+    with shared_gpus(lambda: asked.append(Device("3").environment) or works) as how:
+        assert how == "the runs share their GPU through MPS" if works else how.startswith("the runs take turns")
+        inside = os.environ.get(PIPES)
+    assert PIPES not in os.environ and bool(inside) == works
+    (begun, folder), (ended, same) = (line.split() for line in (tmp_path / "log").read_text().splitlines())
+    assert (begun, ended, same) == ("-d", "quit", folder) and asked[0][PIPES] == folder
+    assert inside in (None, folder) and not Path(folder).exists()
+
+
+def test_without_mps_runs_take_turns(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv(PIPES, raising=False)
+    with shared_gpus(lambda: True) as how:
+        assert "nvidia-cuda-mps-control, with which they would share it, is not there" in how
+        assert PIPES not in os.environ
+    monkeypatch.setenv(PIPES, "elsewhere")  # one that runs already
+    with shared_gpus(lambda: True) as how:
+        assert how == "the runs share their GPU through the MPS of elsewhere"
 
 
 def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path):

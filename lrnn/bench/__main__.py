@@ -16,24 +16,34 @@ from rich.console import Console
 import lrnn.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.bench.row import Row
 
+Part = Literal["all", "kernels", "parity", "language_models"]
 
-def bench(part: Literal["all", "kernels", "training"] = "all", out: str = "results/bench") -> None:
+
+def bench(part: Part = "all", out: str = "results/bench") -> None:
     """Measure ours beside a baseline, and write <device>.json and <device>.md.
 
     Args:
-        part: on a GPU, what to measure.
+        part: on a GPU, what to measure; rows of other parts that the files hold are kept.
         out: folder of the results.
     """
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     folder, name = Path(out), re.sub(r"\W+", "_", device).strip("_").lower()
     folder.mkdir(parents=True, exist_ok=True)
-    console, rows = Console(), []
+    console, path = Console(), folder / name
+    rows = {} if part == "all" else _read(path)
     for row in _rows(on_gpu, part):
-        rows.append(row)
+        rows[row.name] = row
         console.print(_line(row))
-        _write(folder / name, device, rows)  # each time: the next may fail
-    console.print(f"written: {folder / name}.json, .md")
+        _write(path, device, list(rows.values()))  # each time: the next may fail
+    console.print(f"written: {path}.json, .md")
+
+
+def _read(path: Path) -> dict[str, Row]:
+    if not path.with_suffix(".json").is_file():
+        return {}
+    records = json.loads(path.with_suffix(".json").read_text())
+    return {record["name"]: Row(*(record[key] for key in ("name", "ours", "baseline", "unit"))) for record in records}
 
 
 def _write(path: Path, device: str, rows: list[Row]) -> None:
@@ -44,20 +54,18 @@ def _write(path: Path, device: str, rows: list[Row]) -> None:
     path.with_suffix(".md").write_text("\n".join([*table, *map(_line, rows)]) + "\n")
 
 
-def _rows(on_gpu: bool, part: str) -> Iterator[Row]:
+def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
     if not on_gpu:
         from lrnn.bench import cpu
 
         yield from cpu.rows()
         return
-    if part != "training":
-        from lrnn.bench import kernels
+    from lrnn.bench import kernels, training
 
-        yield from kernels.rows()
-    if part != "kernels":
-        from lrnn.bench import training
-
-        yield from training.rows()
+    parts = {"kernels": kernels.rows, "parity": training.parity_rows, "language_models": training.language_model_rows}
+    for name, measure in parts.items():
+        if part in ("all", name):
+            yield from measure()
 
 
 def _line(row: Row) -> str:

@@ -1,5 +1,5 @@
 """Training steps on one GPU: `python -m lrnn.fit` and Lightning's loop over our models, beside a bare loop over
-flash-linear-attention's own DeltaNet of the same shape, batch and precision."""
+flash-linear-attention's own DeltaNet of the same shape, batch and precision, in turn."""
 
 import gc
 import tempfile
@@ -49,23 +49,7 @@ class Timing:
 ROUNDS = 2
 
 
-def rows() -> Iterator[Row]:
-    """Every comparison with a bare loop measures it and ours in turn."""
-    yield from _parity()
-    product_rate = matrix_product_rate()
-    yield Row("8192^3 matrix product, bf16", product_rate / 1e12, None, "TFLOP/s")
-    for name, shape in (("DeltaNet 340M", DELTA_NET_340M), ("DeltaNet 1.3B", DELTA_NET_1B)):
-        yield from _language_model(name, shape, product_rate)
-    tokens = MAMBA_370M.batch * MAMBA_370M.length
-
-    def mamba(eigenvalue_range: tuple[int, int]) -> float:
-        return tokens / lightning_step(our_mamba(MAMBA_370M, eigenvalue_range), MAMBA_370M).seconds
-
-    wide, restricted = in_turn(lambda: mamba((-1, 1)), lambda: mamba((0, 1)), ROUNDS)
-    yield Row("Mamba 370M, 16 x 2048: [-1, 1], [0, 1]", wide, restricted, "tokens/s")
-
-
-def _parity() -> Iterator[Row]:
+def parity_rows() -> Iterator[Row]:
     delta_net, mamba = (f"conf/paper/parity_{name}.yaml" for name in ("delta_net", "mamba"))
     narrow = ("--model.eigenvalue_range=[0,1]",)
     ours, bare = in_turn(
@@ -79,6 +63,20 @@ def _parity() -> Iterator[Row]:
             ROUNDS,
         )
         yield Row(f"paper-size parity, {name}, a step: [-1, 1], [0, 1]", wide, restricted, "ms")
+
+
+def language_model_rows() -> Iterator[Row]:
+    product_rate = matrix_product_rate()
+    yield Row("8192^3 matrix product, bf16", product_rate / 1e12, None, "TFLOP/s")
+    for name, shape in (("DeltaNet 340M", DELTA_NET_340M), ("DeltaNet 1.3B", DELTA_NET_1B)):
+        yield from _language_model(name, shape, product_rate)
+    tokens = MAMBA_370M.batch * MAMBA_370M.length
+
+    def mamba(eigenvalue_range: tuple[int, int]) -> float:
+        return tokens / lightning_step(our_mamba(MAMBA_370M, eigenvalue_range), MAMBA_370M).seconds
+
+    wide, restricted = in_turn(lambda: mamba((-1, 1)), lambda: mamba((0, 1)), ROUNDS)
+    yield Row("Mamba 370M, 16 x 2048: [-1, 1], [0, 1]", wide, restricted, "tokens/s")
 
 
 def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Row]:

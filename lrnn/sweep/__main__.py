@@ -27,6 +27,7 @@ from rich.progress import (
 from lrnn.command import command
 from lrnn.errors import ConfigError
 from lrnn.sweep.grid import Block, claim_folder, make_cells
+from lrnn.sweep.mps import shared_gpus
 from lrnn.sweep.schedule import Attempt, Schedule, find_devices
 
 
@@ -52,8 +53,8 @@ def sweep(
         arguments: of python -m lrnn.fit, for every run.
         accelerator: what to train on.
         devices: how many GPUs (of those in CUDA_VISIBLE_DEVICES) or cores to use; all when absent.
-        runs_per_device: runs that share a GPU or a core. Several on one GPU hide one another's start and evaluation, as
-            long as their memory fits. A core has nothing to spare.
+        runs_per_device: runs that share a GPU or a core. Small models share a GPU well, as long as their memory fits,
+            if NVIDIA's MPS is there, which is then started. A core has nothing to spare.
         only: train the cells of this name alone, "MODEL on TASK"; with * for anything, as in "DeltaNet * on parity".
         dry_run: print the commands of the runs that are not finished, and do nothing.
     """
@@ -76,7 +77,12 @@ def sweep(
     if len(unfinished) < len(runs):
         console.print(f"{len(runs) - len(unfinished)} of {len(runs)} runs are kept from before")
     schedule = Schedule(unfinished, slots, runs_per_device)
-    _train(schedule, len(runs), console)
+    if accelerator == "gpu" and runs_per_device > 1 and unfinished:
+        with shared_gpus(slots[0].answers) as how:
+            console.print(how)
+            _train(schedule, len(runs), console)
+    else:
+        _train(schedule, len(runs), console)
     console.print(f"{len(schedule.done)} runs, {time.perf_counter() - begin:.0f} s")
     if left := [*schedule.failed, *schedule.waiting]:
         for run in left:
