@@ -39,18 +39,27 @@ def _vector(x, i, left, N: tl.constexpr, n):
 
 
 @triton.jit
-def _transition(dt, A2, S: tl.constexpr):
-    """a (BN, BD) of a token; A2 = A log2(e) is (BN, BD), dt (BD,)."""
-    a = tl.exp2(dt[None, :] * A2)
+def _decay(dt, A2, S: tl.constexpr):
+    """s exp(dt A), (BN, BD), of a token; A2 = A log2(e) is (BN, BD), dt (BD,)."""
+    power = dt[None, :] * A2
     if S == 2:
-        a = 2 * a - 1
-    return a
+        power += 1
+    return tl.exp2(power)
 
 
 @triton.jit
 def _step(h, u, dt, A2, B, S: tl.constexpr):
-    """The state (BN, BD) after a token; u and dt are (BD,), B (BN,)."""
-    return _transition(dt, A2, S) * h + (dt * u)[None, :] * B[:, None]
+    """The state (BN, BD) after a token, a h + dt u B; u and dt are (BD,), B (BN,)."""
+    rest = (dt * u)[None, :] * B[:, None]
+    if S == 2:  # a = decay - 1; as many instructions as for s = 1
+        rest -= h
+    return _decay(dt, A2, S) * h + rest
+
+
+@triton.jit
+def _step_back(g, decay, S: tl.constexpr):
+    """a g, where a is the decay less s - 1."""
+    return decay * g - g if S == 2 else decay * g
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -130,7 +139,7 @@ def adjoint_kernel(
             dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP)
             for i in tl.static_range(GROUP - 1, -1, -1):
                 g += _vector(C + t * N, i, T - t, N, n)[:, None] * dys[i][None, :]
-                g *= _transition(dts[i], A2, S)
+                g = _step_back(g, _decay(dts[i], A2, S), S)
 
 
 @triton.jit(do_not_specialize=["T", "items"])
@@ -188,18 +197,18 @@ def backward_kernel(
                 tl.store(dC + column, tl.sum(hs[i + 1] * dys[i][None, :], 1), (n < N) & (i < left))
                 tl.store(dB + column, tl.sum(g * (dts[i] * us[i])[None, :], 1), (n < N) & (i < left))
                 dx = tl.sum(g * _vector(B + row * N, i, left, N, n)[:, None], 0)
-                e = _transition(dts[i], A2, 1)
-                dlog = g * hs[i] * e  # the gradient of dt A, but for the factor s
+                decay = _decay(dts[i], A2, S)
+                dlog = g * hs[i] * decay  # the gradient of dt A
                 dA_sum += dlog * dts[i][None, :]
                 du_i = dx * dts[i]
-                ddt_i = dx * us[i] + tl.sum(dlog * A2, 0) * (S / LOG2E)
-                g *= e if S == 1 else 2 * e - 1
+                ddt_i = dx * us[i] + tl.sum(dlog * A2, 0) * (1 / LOG2E)
+                g = _step_back(g, decay, S)
                 offset, keep = (row + i) * D + d, d_in & (i < left)
                 if ACCUMULATE:
                     du_i += tl.load(du + offset, keep, 0.0)
                     ddt_i += tl.load(ddt + offset, keep, 0.0)
                 tl.store(du + offset, du_i, keep)
                 tl.store(ddt + offset, ddt_i, keep)
-        tl.store(dA + state + tile, dA_sum * S, tile_in)
+        tl.store(dA + state + tile, dA_sum, tile_in)
         if chunk == 0:
             tl.store(dh0 + b * N * D + tile, g, tile_in)
