@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.counter_random import random_integers
+from data.recorded_draw import RecordedDraw
 from data.resumable import IGNORE, Batch, ResumableData
 
 
@@ -63,13 +64,14 @@ class SyntheticTask(ResumableData):
         self.validation_samples = validation_samples
         self.test_samples = test_samples
         self.evaluation_seed = evaluation_seed
+        self._recorded: dict[tuple[int, torch.device], RecordedDraw] = {}
 
     @abstractmethod
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
         """The samples named in index (B,), with the given lengths (B,), on their device, padded for `longest`.
 
-        The shape follows from `longest` alone, so that a GPU need not be waited for. Only training may score more
-        than one token.
+        The shape follows from `longest` alone, so that a GPU need not be waited for and can record it. Only training
+        may score more than one token.
         """
 
     @staticmethod
@@ -77,7 +79,14 @@ class SyntheticTask(ResumableData):
         return random_integers(2 * seed + 1, index, 1, *lengths)[:, 0]
 
     def training_batch(self, samples: range, device: torch.device) -> Batch:
-        index = torch.arange(samples.start, samples.stop, device=device)
+        if device.type != "cuda":
+            return self._draw(torch.arange(samples.start, samples.stop, device=device))
+        key = len(samples), device
+        if key not in self._recorded:
+            self._recorded[key] = RecordedDraw(self._draw, *key)
+        return self._recorded[key](samples.start)
+
+    def _draw(self, index: Tensor) -> Batch:
         length = self._lengths(self.seed, index, self.train_lengths)
         return self.sample(2 * self.seed, index, length, longest=self.train_lengths[1], training=True)
 

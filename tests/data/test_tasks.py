@@ -217,3 +217,16 @@ def test_bad_options_are_named(task, options, key):
 def test_lengths_without_an_expression_are_refused():
     with pytest.raises(ValueError, match="lengths: ModularArithmetic has none below 3, got 2"):
         next(ModularArithmetic().evaluation_batches(2, 2, samples=1))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("task", "options"), [*TASKS, (Parity, {}), (Parity, {"supervision": "every_prefix"})])
+def test_a_gpu_draws_what_a_cpu_draws(task, options):
+    task = task(**options)
+    batches = [range(first, first + 256) for first in (0, 256, 10**9, 256)]
+    drawn = [
+        task.training_batch(samples, torch.device("cuda")) for samples in batches
+    ]  # all kept: none is written over
+    for samples, batch in zip(batches, drawn, strict=True):
+        for ours, theirs in zip(batch, task.training_batch(samples, torch.device("cpu")), strict=True):
+            torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=0)
