@@ -12,20 +12,22 @@ class TrainingDivergedError(RuntimeError):
 
 
 class StopOnNonFinite(L.Callback):
-    """Counts non-finite losses on the device and looks at the count now and then, to spare the GPU a wait."""
+    """Keeps the losses where they are and looks at them now and then, to spare a GPU the wait and a launch a step."""
 
     def __init__(self, every_n_steps: int = 50):
         self.every_n_steps = every_n_steps
-        self._count: Tensor | None = None
+        self._losses: list[Tensor] = []  # since the last look
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        non_finite = (~torch.isfinite(outputs["loss"].detach())).long()
-        self._count = non_finite if self._count is None else self._count + non_finite
+        self._losses.append(outputs["loss"].detach())
         step = trainer.global_step
-        if (step % self.every_n_steps == 0 or step == trainer.max_steps) and int(self._count):
-            raise TrainingDivergedError(
-                f"the loss was not finite in {int(self._count)} batches up to step {step}; "
-                "lower model.learning_rate or set trainer.gradient_clip_val"
-            )
+        if step % self.every_n_steps == 0 or step == trainer.max_steps:
+            losses, self._losses = self._losses, []
+            count = int((~torch.stack(losses).isfinite()).sum())
+            if count:
+                raise TrainingDivergedError(
+                    f"the loss was not finite in {count} of the last {len(losses)} batches, up to step {step}; "
+                    "lower model.learning_rate or set trainer.gradient_clip_val"
+                )

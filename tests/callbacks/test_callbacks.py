@@ -92,6 +92,6 @@ def test_non_finite_losses_are_counted_and_stop_the_run():
     for step, loss in enumerate([1.0, math.nan, math.inf], 1):
         trainer = SimpleNamespace(global_step=step, max_steps=100)
         callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step - 1)
-    with pytest.raises(TrainingDivergedError, match="not finite in 2 batches up to step 4"):
+    with pytest.raises(TrainingDivergedError, match="not finite in 2 of the last 4 batches, up to step 4"):
         trainer = SimpleNamespace(global_step=4, max_steps=100)
         callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 3)
