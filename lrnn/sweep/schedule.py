@@ -37,7 +37,9 @@ class Device:
     @property
     def environment(self) -> dict[str, str]:
         gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
-        return {**os.environ, "OMP_NUM_THREADS": str(self.threads), **gpu}
+        # the compiler's, too: with no kernels kept from before, all runs compile them at once
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"), str(self.threads))
+        return {**os.environ, **threads, **gpu}
 
     def answers(self) -> bool:
         """Does the GPU still do what it is told? Asked in a process of its own: a lost GPU cannot be found again."""
