@@ -19,8 +19,13 @@ OPTIONS = (
     "--trainer.limit_val_batches=0",
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
-    "--model.gate_saturation=0",
 )
+RECIPE = ("--model.gate_saturation=0",)
+SHORT = ("--data.train_lengths=[3,8]", "--data.batch_size=32")  # sLSTM compiles for every token
+CONFIGS = {"conf/parity.yaml": RECIPE, "conf/parity_mamba.yaml": RECIPE}
+CONFIGS |= {
+    f"conf/paper/parity_{name}.yaml": SHORT for name in ("transformer", "mlstm", "slstm", "diagonal", "full_matrix")
+}
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +33,12 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(Path(__file__).parent.parent)
 
 
-@pytest.mark.parametrize("config", ["conf/parity.yaml", "conf/parity_mamba.yaml"])
+@pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.filterwarnings("ignore")  # of the compiler and of flash-linear-attention
 def test_recorded_steps_equal_plain_ones(config, tmp_path):
     ends = []
     for name, options in (("plain", ("--compile.enabled=false",)), ("recorded", ("--compile.cuda_graphs=true",))):
-        cli = fit([f"--config={config}", f"--run_dir={tmp_path / name}", *OPTIONS, *options])
+        cli = fit([f"--config={config}", f"--run_dir={tmp_path / name}", *OPTIONS, *CONFIGS[config], *options])
         assert cli.trainer.global_step == 20
         assert not cli.trainer.optimizers[0].param_groups[0]["capturable"]
         ends.append(cli.model.state_dict())
