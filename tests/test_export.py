@@ -133,7 +133,10 @@ def fla_without_triton(monkeypatch):
 @pytest.mark.filterwarnings("ignore")  # of flash-linear-attention without a GPU
 def test_delta_net_in_flash_linear_attention(eigenvalue_range, conv_size, fla_without_triton, tmp_path):
     options = {"heads": 2, "mlp_width": 48, "norm_eps": 1e-3, "tie_embeddings": conv_size == 4}
-    model = random_model(DeltaNet, eigenvalue_range=eigenvalue_range, conv_size=conv_size, **options)
+    head_size = 24 if conv_size else None
+    model = random_model(
+        DeltaNet, eigenvalue_range=eigenvalue_range, head_size=head_size, conv_size=conv_size, **options
+    )
     theirs = load(exported(model, tmp_path), dtype=torch.float32)
     assert type(theirs).__module__.startswith("fla.")
     tokens = torch.randint(50, (2, 90))

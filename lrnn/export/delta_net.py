@@ -22,11 +22,14 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
     if first.mlp is None:
         raise refuse("mlp_width", None, "flash-linear-attention's DeltaNet always has an MLP")
     mixer = first.mixer
+    channels, width = mixer.out_proj.in_features, mixer.out_proj.out_features
     config = {
         "architectures": ["DeltaNetForCausalLM"],
         "model_type": "delta_net",
         **common_config(model),
         "num_heads": mixer.heads,
+        "expand_k": channels / width,
+        "expand_v": channels / width,
         "intermediate_size": first.mlp[1].down.in_features,
         "allow_neg_eigval": mixer.beta_scale == 2,
         "use_short_conv": mixer.conv.kernel_size > 0,

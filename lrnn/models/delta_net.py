@@ -25,6 +25,7 @@ class DeltaNetMixer(nn.Module):
         width: int,
         heads: int,
         eigenvalue_range: Sequence[float],
+        head_size: int | None = None,
         conv_size: int = 4,
         conv_init_std: float | None = None,
         gate_saturation: float = 0.0,
@@ -32,19 +33,24 @@ class DeltaNetMixer(nn.Module):
         form: Form = "auto",
     ):
         super().__init__()
-        if heads < 1 or width % heads:
+        if heads < 1 or (head_size is None and width % heads):
             raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
+        if head_size is None:
+            head_size = width // heads
+        if head_size < 1:
+            raise ValueError(f"model.head_size: must be at least 1, got {head_size}")
         if gate_saturation < 0:
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
         self.heads = heads
         self.beta_scale = range_scale(eigenvalue_range)
         self.gate_saturation = gate_saturation
         self.form = form
-        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
+        channels = heads * head_size
+        self.qkv_proj = nn.Linear(width, 3 * channels, bias=False)
         self.beta_proj = nn.Linear(width, heads, bias=False)
-        self.conv = ShortConvolution(3 * width, conv_size, form=form, init_std=conv_init_std)
-        self.norm = nn.RMSNorm(width // heads, eps=norm_eps)
-        self.out_proj = nn.Linear(width, width, bias=False)
+        self.conv = ShortConvolution(3 * channels, conv_size, form=form, init_std=conv_init_std)
+        self.norm = nn.RMSNorm(head_size, eps=norm_eps)
+        self.out_proj = nn.Linear(channels, width, bias=False)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)
@@ -78,6 +84,7 @@ class DeltaNet(LinearRNN):
         eigenvalue_range: tuple[float, float] = (-1, 1),
         width: int = 128,
         heads: int = 4,
+        head_size: int | None = None,
         conv_size: int = 4,
         conv_init_std: float | None = None,
         gate_saturation: float = 0.0,
@@ -89,7 +96,8 @@ class DeltaNet(LinearRNN):
         Args:
             eigenvalue_range: of the state transitions, [0, 1] or [-1, 1].
             width: of the residual stream.
-            heads: number of heads; divides the width.
+            heads: number of heads.
+            head_size: of keys, queries and values; the width shared among the heads when absent.
             conv_size: tokens seen by the short convolution on q, k and v; 0 for none.
             conv_init_std: standard deviation of the normal initialisation of its taps, as in the paper's code and in
                 flash-linear-attention; PyTorch's own when absent.
@@ -100,7 +108,7 @@ class DeltaNet(LinearRNN):
 
         def make_mixer() -> DeltaNetMixer:
             return DeltaNetMixer(
-                width, heads, eigenvalue_range, conv_size, conv_init_std, gate_saturation, norm_eps, form
+                width, heads, eigenvalue_range, head_size, conv_size, conv_init_std, gate_saturation, norm_eps, form
             )
 
         super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)

@@ -10,7 +10,7 @@ SMALL = {"vocab_size": 5, "width": 16, "layers": 2}
 RANGES = ((0, 1), (-1, 1))
 ARCHITECTURES = (
     (DeltaNet, {"heads": 2, "mlp_width": 24}),
-    (DeltaNet, {"heads": 2, "conv_size": 0}),
+    (DeltaNet, {"heads": 3, "head_size": 12, "conv_size": 0}),
     (Mamba, {"state_size": 3, "dt_scale": 16.0}),
     (Mamba, {"state_size": 3, "conv_size": 0}),
     (MLSTM, {"heads": 2}),
@@ -155,6 +155,7 @@ def test_label_minus_100_is_not_scored():
     [
         (DeltaNet, {"heads": 3}, "model.heads"),
         (DeltaNet, {"heads": 0}, "model.heads"),
+        (DeltaNet, {"head_size": 0}, "model.head_size"),
         (DeltaNet, {"conv_size": -1}, "model.conv_size"),
         (DeltaNet, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (DeltaNet, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
