@@ -41,16 +41,15 @@ def slstm(x: Tensor, R: Tensor, initial_state: SLSTMState | None = None) -> tupl
         raise ValueError("slstm: the sequence must hold at least one token")
     choose_form("slstm", "recurrent", [x, R], modules=())
     dtype = torch.promote_types(x.dtype, torch.float32)
-    out_dtype, x, R = x.dtype, x.to(dtype).transpose(1, 2), R.to(dtype)  # x (B, H, T, 4, D)
+    out_dtype, x, R = x.dtype, x.to(dtype).permute(1, 2, 0, 3, 4).flatten(3), R.to(dtype)  # x (T, H, B, 4 D)
     if initial_state is None:
         empty = x.new_zeros(B, H, D)
         initial_state = empty, empty, empty, torch.full_like(empty, -torch.inf)
-    h, c, n, m = (state.to(dtype) for state in initial_state)
+    h, c, n, m = (state.to(dtype).transpose(0, 1) for state in initial_state)  # (H, B, D): R is a head's, not a row's
     outputs = []
     with torch.autocast(x.device.type, enabled=False):  # the state stays in float32
-        for x_t in x.unbind(2):
-            mixed = (h[:, :, None] @ R).view(B, H, 4, D)
-            i, f, z, o = (x_t + mixed).unbind(2)
+        for x_t in x:
+            i, f, z, o = torch.baddbmm(x_t, h, R).chunk(4, dim=-1)
             log_f = F.logsigmoid(f) + m
             m = torch.maximum(log_f, i).detach()
             keep, write = torch.exp(log_f - m), torch.exp(i - m)
@@ -58,4 +57,5 @@ def slstm(x: Tensor, R: Tensor, initial_state: SLSTMState | None = None) -> tupl
             n = keep * n + write
             h = torch.sigmoid(o) * c / n
             outputs.append(h)
-    return torch.stack(outputs, 1).to(out_dtype), (h, c, n, m)
+    h, c, n, m = (state.transpose(0, 1) for state in (h, c, n, m))
+    return torch.stack(outputs).permute(2, 0, 1, 3).to(out_dtype), (h, c, n, m)
