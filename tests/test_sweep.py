@@ -1,7 +1,6 @@
 """Sweeps, with a program in lrnn.fit's place that takes no time; and every cell of ours as lrnn.fit takes it."""
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -17,7 +16,6 @@ from lrnn.fit import FitCLI
 from lrnn.sweep import schedule as scheduling
 from lrnn.sweep.__main__ import sweep
 from lrnn.sweep.grid import Block, Cell, claim_folder, make_cells, read_folder
-from lrnn.sweep.mps import PIPES, shared_gpus
 from lrnn.sweep.schedule import Device, Schedule, start
 
 ROOT = Path(__file__).parent.parent
@@ -151,35 +149,6 @@ def test_a_failure_that_is_not_the_gpus_does_not_retire_it(tmp_path, monkeypatch
     assert list(schedule.failed.values()) == ["RuntimeError: out of order"] * 3
 
 
-@pytest.mark.parametrize("works", [True, False])
-def test_runs_share_a_gpu_through_mps_where_it_works(works, tmp_path, monkeypatch):
-    control = tmp_path / "nvidia-cuda-mps-control"
-    control.write_text(f"#!/bin/sh\nif test $# = 0; then set -- $(cat); fi; echo $@ ${PIPES} >> {tmp_path}/log\n")
-    control.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    monkeypatch.delenv(PIPES, raising=False)
-    asked = []
-    with shared_gpus(lambda: asked.append(Device("3").environment) or works) as how:
-        assert how == "the runs share their GPU through MPS" if works else how.startswith("the runs take turns")
-        inside = os.environ.get(PIPES)
-    assert PIPES not in os.environ and bool(inside) == works
-    (begun, folder), (ended, same) = (line.split() for line in (tmp_path / "log").read_text().splitlines())
-    assert (begun, ended, same) == ("-d", "quit", folder) and asked[0][PIPES] == folder
-    assert inside in (None, folder) and not Path(folder).exists()
-
-
-def test_without_mps_runs_take_turns(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv(PIPES, raising=False)
-    with shared_gpus(lambda: True) as how:
-        assert "nvidia-cuda-mps-control, with which they would share it, is not there" in how
-        assert PIPES not in os.environ
-    monkeypatch.setenv(PIPES, "elsewhere")  # one that runs already
-    with shared_gpus(lambda: True) as how:
-        assert how == "the runs share their GPU through the MPS of elsewhere"
-
-
 def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text("width: 1")
@@ -237,7 +206,9 @@ def grid_of(path):
     return make_cells(blocks, config["learning_rates"], config["seeds"], config["arguments"])
 
 
-@pytest.mark.parametrize("path", ["conf/paper/table3.yaml", "conf/table_quick.yaml"])
+@pytest.mark.parametrize(
+    "path", ["conf/paper/table3.yaml", "conf/table_quick.yaml", "conf/paper/parity.yaml", "conf/paper/arithmetic.yaml"]
+)
 def test_every_argument_of_a_sweep_is_one_of_fit(path, tmp_path):
     seen = set()
     for cell in grid_of(path):
@@ -254,6 +225,7 @@ def test_every_argument_of_a_sweep_is_one_of_fit(path, tmp_path):
             assert cli.config.trainer.gradient_clip_val == (None if xlstm else 1.0)
             model, data = cli.config.model.init_args, cli.config.data
             assert (model.layers, model.width) == (3, 64 if xlstm else 128)
-            assert data.init_args.batch_size == (512 if cell.model == "mLSTM" else 1024)
+            usual = 256 if path == "conf/paper/arithmetic.yaml" else 1024
+            assert data.init_args.batch_size == (512 if cell.model == "mLSTM" else usual)
             assert data.init_args.get("multiplication", False) == cell.task.endswith("times")
             assert data.class_path == f"data.{type(cli.datamodule).__name__}" != "data.Parity"
