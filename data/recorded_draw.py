@@ -13,18 +13,13 @@ class RecordedDraw:
     """`draw(index)` for samples first, first + 1, ... of a fixed number; its shapes must not depend on their values."""
 
     def __init__(self, draw: Callable[[Tensor], Batch], samples: int, device: torch.device):
-        self.offsets = torch.arange(samples, device=device)
-        self.index = self.offsets.clone()
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            draw(self.index)  # kernels are loaded at their first call, which cannot be recorded
-        torch.cuda.current_stream(device).wait_stream(stream)
+        self.index = torch.arange(samples, device=device)
+        draw(self.index)  # kernels are loaded at their first call, which cannot be recorded
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.device(device), torch.cuda.graph(self.graph):
             self.batch = draw(self.index)
 
     def __call__(self, first: int) -> Batch:
-        torch.add(self.offsets, first, out=self.index)
+        torch.arange(first, first + len(self.index), out=self.index)
         self.graph.replay()
         return Batch(*(x.clone() for x in self.batch))  # the next replay writes over it

@@ -97,7 +97,7 @@ class DeltaNet(LinearRNN):
             eigenvalue_range: of the state transitions, [0, 1] or [-1, 1].
             width: of the residual stream.
             heads: number of heads.
-            head_size: of keys, queries and values; the width shared among the heads when absent.
+            head_size: of keys, queries and values; when absent, the heads share the width and must divide it.
             conv_size: tokens seen by the short convolution on q, k and v; 0 for none.
             conv_init_std: standard deviation of the normal initialisation of its taps, as in the paper's code and in
                 flash-linear-attention; PyTorch's own when absent.

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -77,11 +78,9 @@ def sweep(
     if len(unfinished) < len(runs):
         console.print(f"{len(runs) - len(unfinished)} of {len(runs)} runs are kept from before")
     schedule = Schedule(unfinished, slots, runs_per_device)
-    if accelerator == "gpu" and runs_per_device > 1 and unfinished:
-        with shared_gpus(slots[0].answers) as how:
-            console.print(how)
-            _train(schedule, len(runs), console)
-    else:
+    with ExitStack() as stack:
+        if accelerator == "gpu" and runs_per_device > 1 and unfinished:
+            console.print(stack.enter_context(shared_gpus(slots[0].answers)))
         _train(schedule, len(runs), console)
     console.print(f"{len(schedule.done)} runs, {time.perf_counter() - begin:.0f} s")
     if left := [*schedule.failed, *schedule.waiting]:

@@ -35,8 +35,8 @@ def shared_gpus(answers: Callable[[], bool]) -> Iterator[str]:
         # all GPUs: CUDA_VISIBLE_DEVICES would give them other numbers
         environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         environment |= {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        os.environ[PIPES] = folder
         begun = subprocess.run([CONTROL, "-d"], env=environment, capture_output=True, text=True)
+        os.environ[PIPES] = folder
         try:
             if begun.returncode == 0 and answers():
                 yield "the runs share their GPU through MPS"

@@ -224,9 +224,8 @@ def test_lengths_without_an_expression_are_refused():
 def test_a_gpu_draws_what_a_cpu_draws(task, options):
     task = task(**options)
     batches = [range(first, first + 256) for first in (0, 256, 10**9, 256)]
-    drawn = [
-        task.training_batch(samples, torch.device("cuda")) for samples in batches
-    ]  # all kept: none is written over
+    # all are kept, so that one that is written over is seen
+    drawn = [task.training_batch(samples, torch.device("cuda")) for samples in batches]
     for samples, batch in zip(batches, drawn, strict=True):
         for ours, theirs in zip(batch, task.training_batch(samples, torch.device("cpu")), strict=True):
             torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=0)
