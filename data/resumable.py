@@ -44,6 +44,12 @@ class ResumableData(L.LightningDataModule, ABC):
     def training_batch(self, samples: range, device: torch.device) -> Batch:
         """The training samples of those numbers; on the device where they are made, not copied from elsewhere."""
 
+    def training_batches(self, first: int, stride: int, device: torch.device) -> Iterator[Batch]:
+        """The batches of batch_size samples that start at the samples first, first + stride, ..., without end."""
+        while True:
+            yield self.training_batch(range(first, first + self.batch_size), device)
+            first += stride
+
     def train_dataloader(self) -> DataLoader:
         return DataLoader(_TrainingBatches(self), batch_size=None, num_workers=self.num_workers)
 
@@ -79,9 +85,7 @@ class _TrainingBatches(IterableDataset):
         self.start = data.samples_consumed
 
     def __iter__(self) -> Iterator[Batch]:
-        size, worker = self.data.batch_size, get_worker_info()
-        batch, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        while True:
-            first = self.start + (batch * self.ranks + self.rank) * size
-            yield self.data.training_batch(range(first, first + size), self.device)
-            batch += stride
+        worker = get_worker_info()
+        batch, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        first = self.start + (batch * self.ranks + self.rank) * self.data.batch_size
+        return self.data.training_batches(first, workers * self.ranks * self.data.batch_size, self.device)

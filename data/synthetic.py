@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from data.counter_random import random_integers
-from data.recorded_draw import RecordedDraw
 from data.resumable import IGNORE, Batch, ResumableData
+
+GPU_TOKENS = 2**21  # drawn at once on a GPU: 16 MiB a tensor
 
 
 class SyntheticTask(ResumableData):
@@ -64,14 +65,13 @@ class SyntheticTask(ResumableData):
         self.validation_samples = validation_samples
         self.test_samples = test_samples
         self.evaluation_seed = evaluation_seed
-        self._recorded: dict[tuple[int, torch.device], RecordedDraw] = {}
 
     @abstractmethod
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
         """The samples named in index (B,), with the given lengths (B,), on their device, padded for `longest`.
 
-        The shape follows from `longest` alone, so that a GPU need not be waited for and can record it. Only training
-        may score more than one token.
+        The shape follows from `longest` alone, so that a GPU need not be waited for. Only training may score more than
+        one token.
         """
 
     @staticmethod
@@ -79,12 +79,22 @@ class SyntheticTask(ResumableData):
         return random_integers(2 * seed + 1, index, 1, *lengths)[:, 0]
 
     def training_batch(self, samples: range, device: torch.device) -> Batch:
-        if device.type != "cuda":
-            return self._draw(torch.arange(samples.start, samples.stop, device=device))
-        key = len(samples), device
-        if key not in self._recorded:
-            self._recorded[key] = RecordedDraw(self._draw, *key)
-        return self._recorded[key](samples.start)
+        return self._draw(torch.arange(samples.start, samples.stop, device=device))
+
+    def training_batches(self, first: int, stride: int, device: torch.device) -> Iterator[Batch]:
+        """On a GPU those of many steps at once: a draw is hundreds of kernels, however small, and would take about as
+        long as a small model's training step."""
+        tokens = self.batch_size * self.train_lengths[1]
+        steps = max(1, GPU_TOKENS // tokens) if device.type == "cuda" else 1
+        while True:
+            yield from self.draw_steps(first, stride, steps, device)
+            first += steps * stride
+
+    def draw_steps(self, first: int, stride: int, steps: int, device: torch.device) -> Iterator[Batch]:
+        """The batches that start at the samples first, first + stride, ..., all drawn at once."""
+        starts = first + stride * torch.arange(steps, device=device)
+        drawn = self._draw((starts[:, None] + torch.arange(self.batch_size, device=device)).flatten())
+        return map(Batch, *(field.split(self.batch_size) for field in drawn))
 
     def _draw(self, index: Tensor) -> Batch:
         length = self._lengths(self.seed, index, self.train_lengths)
