@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.length_figure import length_figure
 from callbacks.scaled_accuracy import ScaledAccuracy
@@ -21,7 +22,12 @@ class LengthGeneralization(L.Callback):
 
     Each length is logged as `length/<length>` and all of them as a figure; at the end the numbers are
     written to `length_generalization.json` in the run's folder. Nothing is selected or stopped by them. To select by,
-    a score on other sequences of the test set's lengths stands beside them.
+    a score on other sequences of the test set's lengths, a validation set, stands beside them.
+
+    A model that makes no more mistakes on training lengths goes on changing, and on long sequences comes and goes with
+    it. So with `selection_samples` the weights are scored on that validation set at every validation, logged as
+    `length/selection`, and the best are kept in `checkpoints/best.ckpt`. What they score on the test set is written
+    beside the score of the last weights, as `best_checkpoint`.
 
     The data module gives `evaluation_batches(shortest, longest, samples, validation, tokens)`, `test_lengths`,
     `test_samples`, `validation_samples`, `train_lengths` and `chance`; the model maps (tokens, state) to (logits,
@@ -35,6 +41,7 @@ class LengthGeneralization(L.Callback):
         final_lengths: tuple[int, ...] = (512, 1024, 4096, 16384),
         samples: int = 256,
         segment: int = 1024,
+        selection_samples: int = 0,
     ):
         """
         Args:
@@ -42,46 +49,94 @@ class LengthGeneralization(L.Callback):
             final_lengths: scored at the end only, after those.
             samples: sequences a length.
             segment: tokens read at a time.
+            selection_samples: sequences by which to keep the best weights; 0 for keeping the last alone.
         """
         for name, values in (("lengths", lengths), ("final_lengths", final_lengths)):
             if any(length < 2 for length in values):
                 raise ValueError(f"{name}: every length must be at least 2, got {list(values)}")
-        for name, value in (("samples", samples), ("segment", segment)):
-            if value < 1:
-                raise ValueError(f"{name}: must be at least 1, got {value}")
+        for name, value, least in (
+            ("samples", samples, 1),
+            ("segment", segment, 1),
+            ("selection_samples", selection_samples, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name}: must be at least {least}, got {value}")
         self.lengths = lengths
         self.final_lengths = final_lengths
         self.samples = samples
         self.segment = segment
+        self.selection_samples = selection_samples
+        self.best: dict[str, Any] = {}  # its step and score so far
         self.results: dict[str, Any] = {}
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if self.selection_samples and trainer.world_size > 1:
+            raise MisconfigurationException(
+                f"selection_samples: must be 0 on more than one device, got {self.selection_samples}"
+            )
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
-        if fitting and trainer.global_step < trainer.max_steps:  # the last step has an evaluation of its own
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        if self.selection_samples:
+            self._keep_if_best(trainer, pl_module)
+        if trainer.global_step < trainer.max_steps:  # the last step has an evaluation of its own
             self._log(trainer, self._score_lengths(trainer, pl_module, self.lengths))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         task = trainer.datamodule  # type: ignore[attr-defined]
-        shortest, longest = task.test_lengths
-        overall = self._score(trainer, pl_module, shortest, longest, task.test_samples)
-        validation = self._score(trainer, pl_module, shortest, longest, task.validation_samples, validation=True)
-        curve = self._score_lengths(trainer, pl_module, (*self.lengths, *self.final_lengths))
-        self._log(trainer, curve)
-        self.results = {
-            "test_lengths": [shortest, longest],
-            "scaled_accuracy": overall,
-            "scaled_accuracy_at": curve,
-            "validation_scaled_accuracy": validation,
-        }
+        validation = self._score_on_validation_set(trainer, pl_module, task.validation_samples)
+        scores = self._score_on_test_set(trainer, pl_module)
+        self._log(trainer, scores["scaled_accuracy_at"])
+        self.results = {"test_lengths": list(task.test_lengths), **scores, "validation_scaled_accuracy": validation}
+        if self.best:
+            self.results["best_checkpoint"] = self.best | self._score_best(trainer, pl_module)
         folder = trainer.log_dir  # asked for on every rank: Lightning broadcasts it
         if trainer.is_global_zero:
             if trainer.logger:
-                trainer.logger.log_metrics({"length/test": overall}, trainer.global_step)
+                trainer.logger.log_metrics({"length/test": scores["scaled_accuracy"]}, trainer.global_step)
             if folder:
                 # renamed into place: where the file is, it is whole, and the run is finished
                 written = Path(folder, "length_generalization.json.new")
                 written.write_text(json.dumps(self.results, indent=1) + "\n")
                 written.replace(Path(folder, "length_generalization.json"))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    def _keep_if_best(self, trainer: L.Trainer, model: L.LightningModule) -> None:
+        score = self._score_on_validation_set(trainer, model, self.selection_samples)
+        if trainer.logger:
+            trainer.logger.log_metrics({"length/selection": score}, trainer.global_step)
+        # of equals, the one trained longer
+        if not self.best or score >= self.best["selection_scaled_accuracy"]:
+            self.best = {"step": trainer.global_step, "selection_scaled_accuracy": score}
+            trainer.save_checkpoint(self._best_path(trainer), weights_only=True)
+
+    def _score_best(self, trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
+        last = {name: weight.clone() for name, weight in model.state_dict().items()}
+        model.load_state_dict(torch.load(self._best_path(trainer), weights_only=True)["state_dict"])
+        scores = self._score_on_test_set(trainer, model)
+        model.load_state_dict(last)
+        return scores
+
+    def _best_path(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.log_dir or trainer.default_root_dir, "checkpoints", "best.ckpt")
+
+    def _score_on_test_set(self, trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
+        task = trainer.datamodule  # type: ignore[attr-defined]
+        shortest, longest = task.test_lengths
+        return {
+            "scaled_accuracy": self._score(trainer, model, shortest, longest, task.test_samples),
+            "scaled_accuracy_at": self._score_lengths(trainer, model, (*self.lengths, *self.final_lengths)),
+        }
+
+    def _score_on_validation_set(self, trainer: L.Trainer, model: L.LightningModule, samples: int) -> float:
+        shortest, longest = trainer.datamodule.test_lengths  # type: ignore[attr-defined]
+        return self._score(trainer, model, shortest, longest, samples, validation=True)
 
     def _score_lengths(self, trainer: L.Trainer, model: L.LightningModule, lengths: Iterable[int]) -> dict[int, float]:
         return {n: self._score(trainer, model, n, n, self.samples) for n in lengths}

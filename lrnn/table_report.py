@@ -17,32 +17,42 @@ from lrnn.sweep.select import Row, median_deviation
 from lrnn.tabular import markdown, write_csv
 
 HEADER = ("model", "paper best", "paper median", "our best", "our median", "to paper", "seeds", "rate", "steps")
+KEPT_HEADER = ("kept best", "kept median")  # where a run has kept any
 COLUMNS = (
     *("task", "model", "paper_best", "paper_median", "paper_deviation"),
     *("best", "median", "deviation", "to_paper", "seeds", "rate", "steps"),
+    *("kept_best", "kept_median"),
 )
 EXPLANATION = (
     "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set: the best seed, and the median of the seeds "
     "± their median absolute deviation. To paper: our best less the paper's, or our median if its best is not known. "
     "The rate is the one whose seeds have the best median on validation data."
 )
+KEPT_EXPLANATION = (
+    "Our best and median are of the weights at the end; kept best and kept median of those weights of each seed that, "
+    "in training, scored best on a validation set of the test lengths."
+)
 
 
 def write_report(rows: Sequence[Row], tasks: Mapping[str, SyntheticTask], folder: Path, console: Console) -> None:
     """`tasks` are those on which anything was run."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [EXPLANATION]
+    header: tuple[str, ...] = HEADER
+    explanation = EXPLANATION
+    if any(one.kept is not None for row in rows for one in row.chosen):
+        header, explanation = (*HEADER, *KEPT_HEADER), f"{EXPLANATION} {KEPT_EXPLANATION}"
+    lines = [explanation]
     for name in dict.fromkeys(row.cell.task for row in rows):
         its_rows = [row for row in rows if row.cell.task == name]
-        texts = [_texts(_values(row), row) for row in its_rows]
+        texts = [_texts(_values(row), row)[: len(header)] for row in its_rows]
         caption = _describe(tasks[name]) if name in tasks else "Nothing was run."
         printed = Table(title=name, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
-        for heading in HEADER:
+        for heading in header:
             printed.add_column(heading, no_wrap=True)
         for cells in texts:
             printed.add_row(*map(escape, cells))
         console.print(printed)
-        lines += ["", f"## {name}", "", caption, "", *markdown(HEADER, texts)]
+        lines += ["", f"## {name}", "", caption, "", *markdown(header, texts)]
         if name in tasks:
             curves = {row.cell.model: [one.curve for one in row.chosen] for row in its_rows if row.chosen}
             figure = length_figure(curves, tasks[name].train_lengths[1])
@@ -55,7 +65,7 @@ def write_report(rows: Sequence[Row], tasks: Mapping[str, SyntheticTask], folder
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     write_csv(folder / "table.csv", [_values(row) for row in rows])
     write_csv(folder / "runs.csv", [values for row in rows for values in _runs(row)])
-    console.print(f"{EXPLANATION}\nwritten to {folder}: table.md, table.csv, runs.csv, a picture of each task")
+    console.print(f"{explanation}\nwritten to {folder}: table.md, table.csv, runs.csv, a picture of each task")
 
 
 def _values(row: Row) -> dict[str, Any]:
@@ -69,11 +79,14 @@ def _values(row: Row) -> dict[str, Any]:
         pairs = ((max(scores), paper.best), (median(scores), paper.median))
         values["to_paper"] = next((ours - theirs for ours, theirs in pairs if theirs is not None), None)
         values |= {"rate": one.run.learning_rate, "steps": one.configuration["trainer"]["max_steps"]}
+        kept = [one.kept for one in row.chosen if one.kept is not None]
+        if kept:
+            values |= {"kept_best": max(kept), "kept_median": median(kept)}
     return values
 
 
 def _texts(values: Mapping[str, Any], row: Row) -> tuple[str, ...]:
-    """By HEADER."""
+    """By HEADER and KEPT_HEADER."""
 
     def spread(name: str) -> str:
         middle, deviation = values[f"{name}median"], values[f"{name}deviation"]
@@ -89,6 +102,7 @@ def _texts(values: Mapping[str, Any], row: Row) -> tuple[str, ...]:
         f"{values['seeds']} of {len(row.cell.seeds)}",
         "-" if values["rate"] is None else f"{values['rate']:g}",
         "-" if values["steps"] is None else f"{values['steps']:,}",
+        *("-" if values[name] is None else f"{values[name]:.3f}" for name in ("kept_best", "kept_median")),
     )
 
 
@@ -103,6 +117,7 @@ def _runs(row: Row) -> list[dict[str, Any]]:
             "selected": one in row.chosen,
             "validation": one.validation,
             "test": one.test,
+            "kept": one.kept,
             **{f"at_{length}": score for length, score in one.curve.items()},
         }
         for one in row.finished

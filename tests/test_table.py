@@ -91,6 +91,14 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         assert run["selected"] == str(key[0] == 1e-3)
     assert len(runs) == 6
 
+    for run, score in zip(CELL.runs(tmp_path / "sweep"), (0.9, 0.7, 0.8) * 2, strict=True):
+        result = run.result() | {"best_checkpoint": {"step": 1000, "scaled_accuracy": score}}
+        (run.folder / "length_generalization.json").write_text(json.dumps(result))
+    table(str(tmp_path / "sweep"), str(out))
+    text = (out / "table.md").read_text()
+    assert f"| {paper} | 0.400 | 0.200 ± 0.100 | -0.571 | 3 of 3 | 0.001 | 12,000 | 0.900 | 0.800 |" in text
+    assert "| not run | - | - | 0 of 2 | - | - | - | - |" in text
+
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is not the folder of a sweep"):

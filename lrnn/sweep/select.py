@@ -32,6 +32,11 @@ class Finished:
         return self.result["validation_scaled_accuracy"]
 
     @property
+    def kept(self) -> float | None:
+        """On the test set, of the weights that were best on validation; None where the last alone were kept."""
+        return self.result.get("best_checkpoint", {}).get("scaled_accuracy")
+
+    @property
     def curve(self) -> dict[int, float]:
         return {int(length): score for length, score in self.result["scaled_accuracy_at"].items()}
 

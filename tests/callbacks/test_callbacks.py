@@ -75,6 +75,60 @@ def test_length_generalization_scores_each_length_and_carries_the_state(tmp_path
     assert callback.results["validation_scaled_accuracy"] == float(metric.compute())
 
 
+class ComesAndGoes(CountsOnes):
+    """Remembers as many bits after each step as MEMORY says."""
+
+    MEMORY = (50.0, 200.0, 100.0, 200.0, 60.0)
+
+    def __init__(self):
+        super().__init__(memory=None)
+        del self.memory
+        self.register_buffer("memory", torch.zeros(()))
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        self.memory.fill_(self.MEMORY[self.global_step])
+        return self.weight**2
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
+    def train(steps, samples=500, **options):
+        callback = LengthGeneralization(lengths=(40, 150), final_lengths=(), samples=400, selection_samples=samples)
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False, max_steps=steps,
+            val_check_interval=1, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[callback],
+        )  # fmt: skip
+        model, task = ComesAndGoes(), Parity(batch_size=4, test_samples=500, validation_samples=4)
+        trainer.fit(model, datamodule=task, **options)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        assert model.memory == model.MEMORY[steps - 1]  # those of the end are the model's
+        return callback.results
+
+    def scores(memory):
+        callback = LengthGeneralization(lengths=(40, 150), final_lengths=(), samples=400)
+        trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
+        trainer.datamodule = Parity(test_samples=500, validation_samples=4)
+        callback.on_train_end(trainer, CountsOnes(memory))
+        return {name: callback.results[name] for name in ("scaled_accuracy", "scaled_accuracy_at")}
+
+    before = train(3)
+    assert before["best_checkpoint"].items() >= {"step": 2, **scores(200)}.items()
+    assert before.items() >= scores(100).items()
+    after = train(
+        5, ckpt_path=tmp_path / "last.ckpt"
+    )  # the better of before is remembered; of equals the later is kept
+    assert after["best_checkpoint"].items() >= {"step": 4, **scores(200)}.items()
+    assert after.items() >= scores(60).items()
+    assert "best_checkpoint" not in train(3, samples=0)
+
+
 def test_long_sequences_are_read_many_at_a_time(tmp_path):
     """As many as the model can take in one segment, not in one length."""
     read = []
