@@ -75,6 +75,11 @@ class LengthGeneralization(L.Callback):
                 f"selection_samples: must be 0 on more than one device, got {self.selection_samples}"
             )
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # what the file says, as it may be younger than the checkpoint that is continued
+        if self.selection_samples and trainer.ckpt_path and self._best_path(trainer).is_file():
+            self.best = self._read_best(trainer)["callbacks"][self.state_key]["best"]
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
@@ -104,9 +109,6 @@ class LengthGeneralization(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
-
     def _keep_if_best(self, trainer: L.Trainer, model: L.LightningModule) -> None:
         score = self._score_on_validation_set(trainer, model, self.selection_samples)
         if trainer.logger:
@@ -114,17 +116,20 @@ class LengthGeneralization(L.Callback):
         # of equals, the one trained longer
         if not self.best or score >= self.best["selection_scaled_accuracy"]:
             self.best = {"step": trainer.global_step, "selection_scaled_accuracy": score}
-            trainer.save_checkpoint(self._best_path(trainer), weights_only=True)
+            trainer.save_checkpoint(self._best_path(trainer))
 
     def _score_best(self, trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
         last = {name: weight.clone() for name, weight in model.state_dict().items()}
-        model.load_state_dict(torch.load(self._best_path(trainer), weights_only=True)["state_dict"])
+        model.load_state_dict(self._read_best(trainer)["state_dict"])
         scores = self._score_on_test_set(trainer, model)
         model.load_state_dict(last)
         return scores
 
     def _best_path(self, trainer: L.Trainer) -> Path:
         return Path(trainer.log_dir or trainer.default_root_dir, "checkpoints", "best.ckpt")
+
+    def _read_best(self, trainer: L.Trainer) -> dict[str, Any]:
+        return torch.load(self._best_path(trainer), weights_only=True)
 
     def _score_on_test_set(self, trainer: L.Trainer, model: L.LightningModule) -> dict[str, Any]:
         task = trainer.datamodule  # type: ignore[attr-defined]
