@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from callbacks import CosineWarmup, LengthGeneralization, ScaledAccuracy, StopOnNonFinite, TrainingDivergedError
@@ -78,7 +79,7 @@ def test_length_generalization_scores_each_length_and_carries_the_state(tmp_path
 class ComesAndGoes(CountsOnes):
     """Remembers as many bits after each step as MEMORY says."""
 
-    MEMORY = (50.0, 200.0, 100.0, 200.0, 60.0)
+    MEMORY = (50.0, 200.0, 100.0, 60.0, 200.0, 70.0)
 
     def __init__(self):
         super().__init__(memory=None)
@@ -95,6 +96,13 @@ class ComesAndGoes(CountsOnes):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_the_best_weights_are_kept_on_one_device_only():
+    with pytest.raises(MisconfigurationException, match="selection_samples: must be 0 on more than one device, got 9"):
+        LengthGeneralization(selection_samples=9).setup(SimpleNamespace(world_size=2), None, "fit")
+    with pytest.raises(ValueError, match="selection_samples: must be at least 0, got -1"):
+        LengthGeneralization(selection_samples=-1)
 
 
 def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
@@ -121,11 +129,11 @@ def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
     before = train(3)
     assert before["best_checkpoint"].items() >= {"step": 2, **scores(200)}.items()
     assert before.items() >= scores(100).items()
-    after = train(
-        5, ckpt_path=tmp_path / "last.ckpt"
-    )  # the better of before is remembered; of equals the later is kept
-    assert after["best_checkpoint"].items() >= {"step": 4, **scores(200)}.items()
-    assert after.items() >= scores(60).items()
+    resumed = train(4, ckpt_path=tmp_path / "last.ckpt")  # and remembers what was best before
+    assert resumed["best_checkpoint"].items() >= {"step": 2, **scores(200)}.items()
+    after = train(6, ckpt_path=tmp_path / "last.ckpt")  # of equals, keeps the later
+    assert after["best_checkpoint"].items() >= {"step": 5, **scores(200)}.items()
+    assert after.items() >= scores(70).items()
     assert "best_checkpoint" not in train(3, samples=0)
 
 
