@@ -37,6 +37,7 @@ class LinearRNN(L.LightningModule):
         learning_rate: float = 1e-3,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
+        adam_eps: float = 1e-8,
     ):
         """
         Args:
@@ -52,14 +53,18 @@ class LinearRNN(L.LightningModule):
             learning_rate: AdamW's peak rate.
             weight_decay: of matrices; norms, biases, embeddings, A_log and D get none.
             betas: AdamW's decay rates of the two moments.
+            adam_eps: what AdamW adds to the root of the second moment; a gradient far below it trains no more.
         """
         super().__init__()
         for name, value in (("vocab_size", vocab_size), ("width", width), ("layers", layers)):
             if value < 1:
                 raise ValueError(f"model.{name}: must be at least 1, got {value}")
+        if adam_eps <= 0:
+            raise ValueError(f"model.adam_eps: must be above 0, got {adam_eps}")
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.betas = betas
+        self.adam_eps = adam_eps
         self.one_label = False  # of a training sequence: the last MLP and the head then run on its token alone
         self.backbone = Backbone(vocab_size, width, layers, make_mixer, mlp_width, norm_eps, tie_embeddings)
         if init_std is not None:
@@ -133,7 +138,7 @@ class LinearRNN(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed, kept = self.decay_groups()
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": kept, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, fused=True)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=self.adam_eps, fused=True)
 
     def configure_gradient_clipping(
         self,

@@ -143,6 +143,15 @@ def test_what_gets_no_weight_decay(architecture, options):
     assert "backbone.head.weight" in matrices
 
 
+@pytest.mark.parametrize(("adam_eps", "share"), [(1e-8, 1e-4), (1e-15, 1)])
+def test_a_tiny_gradient_trains_with_a_tinier_epsilon_of_adam(adam_eps, share):
+    model = FullMatrix(**SMALL, learning_rate=0.1, weight_decay=0.0, adam_eps=adam_eps)
+    weight, before = model.backbone.head.weight, model.backbone.head.weight.clone()
+    weight.grad = torch.full_like(weight, 1e-12)
+    model.configure_optimizers().step()
+    torch.testing.assert_close(before - weight, torch.full_like(weight, 0.1 * share), rtol=0.01, atol=1e-7)
+
+
 def test_label_minus_100_is_not_scored():
     model = DeltaNet(**SMALL, heads=2)
     logits = torch.randn(1, 3, 5)
@@ -163,6 +172,7 @@ def test_label_minus_100_is_not_scored():
         (Mamba, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (Mamba, {"state_size": 0}, "model.state_size"),
         (Mamba, {"layers": 0}, "model.layers"),
+        (Mamba, {"adam_eps": 0.0}, "model.adam_eps"),
         (MLSTM, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
         (MLSTM, {"heads": 3}, "model.heads"),
         (MLSTM, {"qkv_block": 0}, "model.qkv_block"),
