@@ -25,7 +25,7 @@ def table(run_dir: str = "runs/table3", out: str | None = None) -> None:
             task = row.chosen[0].configuration["data"]
             tasks[row.cell.task] = getattr(data, task["class_path"].removeprefix("data."))(**task["init_args"])
     # as wide as the table, in a narrower terminal too: a number that is cut off is worse than a line that is broken
-    console = Console(highlight=False, width=max(Console().width, 120))
+    console = Console(highlight=False, width=max(Console().width, 150))
     write_report(rows, tasks, Path(out or run_dir), console)
 
 
