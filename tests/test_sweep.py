@@ -1,6 +1,7 @@
 """Sweeps, with a program in lrnn.fit's place that takes no time; and every cell of ours as lrnn.fit takes it."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -188,7 +189,7 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
             {"cells": [Block({"A": "--config=conf/no.yaml"}, {"task": ""})]},
             "A on task names conf/no.yaml, which is not",
         ),
-        ({"only": "B*"}, "only: no cell is called B"),
+        ({"only": "B*"}, "only: no cell and no run is called B.*there are A on task, and A on task, rate 0.1, seed 0"),
         ({"runs_per_device": 0}, "runs_per_device: must be at least 1, got 0"),
         ({"devices": 0}, "devices: must be at least 1, got 0"),
     ],
@@ -198,6 +199,21 @@ def test_bad_input_is_named(options, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         sweep(**{"run_dir": str(tmp_path / "sweep"), **usual, **options})
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ("* [0, 1] on *", ["A [0, 1]: 1 0", "A [0, 1]: 1 1", "A [0, 1]: 2 0", "A [0, 1]: 2 1"]),
+        ("A *, seed 1", ["A [0, 1]: 1 1", "A [0, 1]: 2 1"]),
+        ("B on task, rate 2, *", ["B: 2 0", "B: 2 1"]),
+    ],
+)
+def test_cells_and_runs_are_chosen_by_name(only, expected, tmp_path, capsys):
+    block = Block({"A [0, 1]": "--name=A", "B": ""}, {"task": ""}, learning_rates=[1, 2], seeds=[0, 1])
+    sweep(str(tmp_path), [block], [0.1], accelerator="cpu", only=only, dry_run=True)
+    runs = re.findall(r"learning_rate=(\d) --seed_everything=(\d) .*task/(a_0_1|b)/", capsys.readouterr().out)
+    assert [f"{'B' if name == 'b' else 'A [0, 1]'}: {rate} {seed}" for rate, seed, name in runs] == expected
 
 
 def grid_of(path):

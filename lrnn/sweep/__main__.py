@@ -49,24 +49,27 @@ def sweep(
     Args:
         run_dir: folder of all runs; one made by another grid is refused, one with fewer cells, rates or seeds is not.
         cells: blocks of models and tasks; each model of a block is trained on each task of it.
-        learning_rates: of every cell whose block has none of its own.
+        learning_rates: of every cell whose block has none of its own, which cannot be changed from the command line.
         seeds: of the initialisation and the training data, likewise.
         arguments: of python -m lrnn.fit, for every run.
         accelerator: what to train on.
         devices: how many GPUs (of those in CUDA_VISIBLE_DEVICES) or cores to use; all when absent.
         runs_per_device: runs that share a GPU or a core. Small models share a GPU well, as long as their memory fits,
             if NVIDIA's MPS is there, which is then started. A core has nothing to spare.
-        only: train the cells of this name alone, "MODEL on TASK"; with * for anything, as in "DeltaNet * on parity".
+        only: train the cells of this name alone, "MODEL on TASK", or the runs, "MODEL on TASK, rate R, seed S"; with *
+            for anything, as in "DeltaNet * on parity" or "*, seed 0".
         dry_run: print the commands of the runs that are not finished, and do nothing.
     """
     for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: must be at least 1, got {value}")
     grid = make_cells(cells, learning_rates, seeds, f"{arguments} --trainer.accelerator={accelerator}")
-    chosen = [cell for cell in grid if fnmatchcase(cell.name, only.replace("[", "[[]"))]
-    if not chosen:
-        raise ConfigError(f"only: no cell is called {only}; there are {', '.join(cell.name for cell in grid)}")
-    runs = [run for cell in chosen for run in cell.runs(run_dir)]
+    pattern = only.replace("[", "[[]")
+    every_run = [run for cell in grid for run in cell.runs(run_dir)]
+    runs = [run for run in every_run if fnmatchcase(run.cell.name, pattern) or fnmatchcase(run.name, pattern)]
+    if not runs:
+        names = ", ".join(cell.name for cell in grid)
+        raise ConfigError(f"only: no cell and no run is called {only}; there are {names}, and {every_run[0].name}")
     unfinished = [run for run in runs if run.result() is None]
     if dry_run:
         for run in unfinished:
