@@ -95,7 +95,8 @@ class LengthGeneralization(L.Callback):
         self._log(trainer, scores["scaled_accuracy_at"])
         self.results = {"test_lengths": list(task.test_lengths), **scores, "validation_scaled_accuracy": validation}
         if self.best:
-            self.results["best_checkpoint"] = self.best | self._score_best(trainer, pl_module)
+            is_last = self.best["step"] == trainer.global_step
+            self.results["best_checkpoint"] = self.best | (scores if is_last else self._score_best(trainer, pl_module))
         folder = trainer.log_dir  # asked for on every rank: Lightning broadcasts it
         if trainer.is_global_zero:
             if trainer.logger:

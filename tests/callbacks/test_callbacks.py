@@ -126,6 +126,8 @@ def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
         callback.on_train_end(trainer, CountsOnes(memory))
         return {name: callback.results[name] for name in ("scaled_accuracy", "scaled_accuracy_at")}
 
+    at_the_end = train(2)
+    assert at_the_end["best_checkpoint"].items() >= {"step": 2, **scores(200)}.items()
     before = train(3)
     assert before["best_checkpoint"].items() >= {"step": 2, **scores(200)}.items()
     assert before.items() >= scores(100).items()
