@@ -85,6 +85,7 @@ class SyntheticTask(ResumableData):
         """On a GPU, drawn for many steps at once: a draw is 100 to 350 operations, however few its samples."""
         if device.type != "cuda":
             yield from super().training_batches(first, stride, device)
+            return
         steps = max(1, GPU_TOKENS // (self.batch_size * self.train_lengths[1]))
         while True:
             yield from self.draw_steps(first, stride, steps, device)
