@@ -23,7 +23,7 @@ def bench(part: Part = "all", out: str = "results/bench") -> None:
     """Measure ours beside a baseline, and write <device>.json and <device>.md.
 
     Args:
-        part: on a GPU, what to measure; rows of other parts that the files hold are kept.
+        part: on a GPU, what to measure; rows of other parts that the files hold are kept, if they are of this PyTorch.
         out: folder of the results.
     """
     on_gpu = torch.cuda.is_available()
@@ -31,26 +31,28 @@ def bench(part: Part = "all", out: str = "results/bench") -> None:
     folder, name = Path(out), re.sub(r"\W+", "_", device).strip("_").lower()
     folder.mkdir(parents=True, exist_ok=True)
     console, path = Console(), folder / name
-    rows = {} if part == "all" else _read(path)
+    heading = f"`python -m lrnn.bench` on {device}, PyTorch {torch.__version__}"
+    rows = {} if part == "all" else _read(path, heading)
     for row in _rows(on_gpu, part):
         rows[row.name] = row
         console.print(_line(row))
-        _write(path, device, list(rows.values()))  # each time: the next may fail
+        _write(path, heading, list(rows.values()))  # each time: the next may fail
     console.print(f"written: {path}.json, .md")
 
 
-def _read(path: Path) -> dict[str, Row]:
-    if not path.with_suffix(".json").is_file():
+def _read(path: Path, heading: str) -> dict[str, Row]:
+    table = path.with_suffix(".md")
+    if not table.is_file() or table.read_text().split("\n", 1)[0] != heading:
         return {}
     records = json.loads(path.with_suffix(".json").read_text())
     return {record["name"]: Row(*(record[key] for key in ("name", "ours", "baseline", "unit"))) for record in records}
 
 
-def _write(path: Path, device: str, rows: list[Row]) -> None:
+def _write(path: Path, heading: str, rows: list[Row]) -> None:
     records = [{**asdict(row), "ratio": row.ratio} for row in rows]
     path.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
-    table = [f"`python -m lrnn.bench` on {device}, PyTorch {torch.__version__}", ""]
-    table += ["| what: ours, baseline | ours | baseline | unit | ratio |", "| --- | --- | --- | --- | --- |"]
+    table = [heading, "", "| what: ours, baseline | ours | baseline | unit | ratio |"]
+    table.append("| --- | --- | --- | --- | --- |")
     path.with_suffix(".md").write_text("\n".join([*table, *map(_line, rows)]) + "\n")
 
 
