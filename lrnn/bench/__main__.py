@@ -51,8 +51,8 @@ def _read(path: Path, heading: str) -> dict[str, Row]:
 def _write(path: Path, heading: str, rows: list[Row]) -> None:
     records = [{**asdict(row), "ratio": row.ratio} for row in rows]
     path.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
-    table = [heading, "", "| what: ours, baseline | ours | baseline | unit | ratio |"]
-    table.append("| --- | --- | --- | --- | --- |")
+    table = [heading, ""]
+    table += ["| what: ours, baseline | ours | baseline | unit | ratio |", "| --- | --- | --- | --- | --- |"]
     path.with_suffix(".md").write_text("\n".join([*table, *map(_line, rows)]) + "\n")
 
 
