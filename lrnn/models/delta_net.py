@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
 from lrnn.models.gate_saturation import SaturateLogits
+from lrnn.models.linear import Linear
 from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import Form, at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
 
@@ -46,11 +47,11 @@ class DeltaNetMixer(nn.Module):
         self.gate_saturation = gate_saturation
         self.form = form
         channels = heads * head_size
-        self.qkv_proj = nn.Linear(width, 3 * channels, bias=False)
-        self.beta_proj = nn.Linear(width, heads, bias=False)
+        self.qkv_proj = Linear(width, 3 * channels)
+        self.beta_proj = Linear(width, heads)
         self.conv = ShortConvolution(3 * channels, conv_size, form=form, init_std=conv_init_std)
         self.norm = nn.RMSNorm(head_size, eps=norm_eps)
-        self.out_proj = nn.Linear(channels, width, bias=False)
+        self.out_proj = Linear(channels, width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)

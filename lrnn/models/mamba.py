@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
 from lrnn.models.gate_saturation import SaturateDecay
+from lrnn.models.linear import Linear
 from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import Form, at_least_float32, range_scale, selective_scan
 
@@ -48,9 +49,9 @@ class MambaMixer(nn.Module):
         self.eigenvalue_range = eigenvalue_range
         channels, dt_rank = expand * width, math.ceil(width / 16)
         self.splits = [dt_rank, state_size, state_size]
-        self.in_proj = nn.Linear(width, 2 * channels, bias=False)
+        self.in_proj = Linear(width, 2 * channels)
         self.conv = ShortConvolution(channels, conv_size, bias=True, form=form)
-        self.x_proj = nn.Linear(channels, sum(self.splits), bias=False)
+        self.x_proj = Linear(channels, sum(self.splits))
         self.dt_weight = nn.Parameter(torch.empty(channels, dt_rank).uniform_(-1, 1) * dt_scale * dt_rank**-0.5)
         # at first dt is log-uniform in [1e-3, 1e-1]: its bias is the inverse of softplus there
         dt = torch.exp(torch.empty(channels).uniform_(math.log(1e-3), math.log(1e-1)))
@@ -58,7 +59,7 @@ class MambaMixer(nn.Module):
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, state_size + 1)).repeat(channels, 1))
         self.A_log.no_weight_decay = True  # type: ignore[attr-defined]
         self.D = nn.Parameter(torch.ones(channels))
-        self.out_proj = nn.Linear(channels, width, bias=False)
+        self.out_proj = Linear(channels, width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, h = state if state is not None else (None, None)

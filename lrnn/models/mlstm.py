@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
+from lrnn.models.linear import Linear
 from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import at_least_float32, mlstm, range_scale
 
@@ -56,14 +57,14 @@ class MLSTMMixer(nn.Module):
         range_scale(eigenvalue_range)  # refuses any other range
         self.heads = heads
         self.eigenvalue_range = eigenvalue_range
-        self.up_proj = nn.Linear(width, 2 * channels, bias=False)
+        self.up_proj = Linear(width, 2 * channels)
         self.conv = ShortConvolution(channels, conv_size, bias=True)
         self.q_proj, self.k_proj, self.v_proj = (BlockLinear(channels, qkv_block) for _ in range(3))
         self.gate_weight = nn.Parameter(torch.zeros(2 * heads, 3 * channels))
         self.gate_bias = nn.Parameter(torch.cat([0.1 * torch.randn(heads), torch.linspace(3, 6, heads)]))
         self.norm = nn.LayerNorm(channels // heads, eps=norm_eps, bias=False)
         self.skip = nn.Parameter(torch.ones(channels))
-        self.down_proj = nn.Linear(channels, width, bias=False)
+        self.down_proj = Linear(channels, width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, *memory = state if state is not None else (None,)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState
+from lrnn.models.linear import Linear
 from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import at_least_float32
 
@@ -29,8 +30,8 @@ class AttentionMixer(nn.Module):
             raise ValueError(f"model.rotary_base: must be above 1, got {rotary_base}")
         self.heads = heads
         self.rotary_base = rotary_base
-        self.qkv_proj = nn.Linear(width, 3 * width, bias=False)
-        self.out_proj = nn.Linear(width, width, bias=False)
+        self.qkv_proj = Linear(width, 3 * width)
+        self.out_proj = Linear(width, width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         qkv = self.qkv_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

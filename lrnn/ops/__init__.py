@@ -5,6 +5,7 @@ from lrnn.ops.diagonal_scan import diagonal_scan
 from lrnn.ops.eigenvalue_range import range_scale
 from lrnn.ops.form import Form
 from lrnn.ops.head_loss import head_loss
+from lrnn.ops.linear import linear
 from lrnn.ops.mlstm import mlstm
 from lrnn.ops.precision import at_least_float32
 from lrnn.ops.qkv_convolution import qkv_convolution, unit_heads
@@ -18,6 +19,7 @@ __all__ = [
     "delta_rule",
     "diagonal_scan",
     "head_loss",
+    "linear",
     "mlstm",
     "qkv_convolution",
     "range_scale",

@@ -1,0 +1,15 @@
+"""The linear layer of all architectures."""
+
+from torch import Tensor, nn
+
+from lrnn.ops import linear
+
+
+class Linear(nn.Linear):
+    """Without a bias; its weight's gradient is not rounded to 16 bits (lrnn/ops/linear.py)."""
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight)
