@@ -3,7 +3,7 @@
     ours                               theirs
     blocks.0.mixer.qkv_proj, .conv     layers.0.attn.{q,k,v}_proj, .{q,k,v}_conv1d
     blocks.0.mixer.beta_proj           layers.0.attn.b_proj
-    blocks.0.mlp.1.gate_up             layers.0.mlp.gate_proj, .up_proj
+    blocks.0.mlp.gate_up               layers.0.mlp.gate_proj, .up_proj
 
 Both scale q by d_head^-1/2 and normalise q and k, with SiLU before and no bias. Theirs divides by sqrt(|k|^2 + 1e-6),
 ours by |k|, which is the same to rounding unless a key is shorter than 0.1 or so.
@@ -30,7 +30,7 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
         "num_heads": mixer.heads,
         "expand_k": channels / width,
         "expand_v": channels / width,
-        "intermediate_size": first.mlp[1].down.in_features,
+        "intermediate_size": first.mlp.down.in_features,
         "allow_neg_eigval": mixer.beta_scale == 2,
         "use_short_conv": mixer.conv.kernel_size > 0,
         "conv_size": mixer.conv.kernel_size,
@@ -58,14 +58,14 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
 
 
 def block_weights(block: Any) -> dict[str, Tensor]:
-    mixer, (mlp_norm, mlp) = block.mixer, block.mlp
+    mixer, mlp = block.mixer, block.mlp
     gate, up = mlp.gate_up.weight.chunk(2)
     weights = {
         "attn_norm.weight": block.mixer_norm.weight,
         "attn.b_proj.weight": mixer.beta_proj.weight,
         "attn.o_norm.weight": mixer.norm.weight,
         "attn.o_proj.weight": mixer.out_proj.weight,
-        "mlp_norm.weight": mlp_norm.weight,
+        "mlp_norm.weight": block.mlp_norm.weight,
         "mlp.gate_proj.weight": gate,
         "mlp.up_proj.weight": up,
         "mlp.down_proj.weight": mlp.down.weight,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.linear import Linear
-from lrnn.ops import Form, short_convolution
+from lrnn.ops import Form, add_norm, dtype_of_products, short_convolution
 
 MixerState = tuple[Tensor, ...]
 
@@ -65,35 +65,50 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
+class AddNorm(nn.RMSNorm):
+    """x, y -> x + y and its RMS norm (lrnn/ops/add_norm.py)."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__(width, eps=eps)
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        assert self.eps is not None
+        return add_norm(x, y, self.weight, self.eps)
+
+
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + mlp(norm(x)) where the architecture has an MLP."""
+    """x + mixer(norm(x)), then x + mlp(norm(x)) where the architecture has an MLP.
+
+    What the last branch gave is not added here, but by whoever reads the sum, a norm: so a block takes the residual
+    stream (B, T, width) as two terms, and gives it as two.
+    """
 
     def __init__(self, mixer: nn.Module, width: int, mlp_width: int | None, norm_eps: float):
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(width, eps=norm_eps)
+        self.mixer_norm = AddNorm(width, norm_eps)
         self.mixer = mixer
-        self.mlp = (
-            None if mlp_width is None else nn.Sequential(nn.RMSNorm(width, eps=norm_eps), SwiGLU(width, mlp_width))
-        )
+        self.mlp_norm = None if mlp_width is None else AddNorm(width, norm_eps)
+        self.mlp = None if mlp_width is None else SwiGLU(width, mlp_width)
 
     def forward(
-        self, x: Tensor, state: MixerState | None, positions: Tensor | None = None
-    ) -> tuple[Tensor, MixerState]:
-        y, state = self.mixer(self.mixer_norm(x), state)
-        x = x + y
+        self, x: Tensor, y: Tensor, state: MixerState | None, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, MixerState]:
+        x, h = self.mixer_norm(x, y)
+        y, state = self.mixer(h, state)
         if positions is not None:
-            x = x.take_along_dim(positions[..., None], dim=1)
-        if self.mlp is not None:
-            x = x + self.mlp(x)
-        return x, state
+            x, y = (z.take_along_dim(positions[..., None], dim=1) for z in (x, y))
+        if self.mlp_norm is not None and self.mlp is not None:
+            x, h = self.mlp_norm(x, y)
+            y = self.mlp(h)
+        return x, y, state
 
-    def transform(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+    def transform(self, x: Tensor, y: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """forward from the start of the sequence, where its state is not needed: what training runs.
 
-        Only for the tokens at `positions` (B, P), if given: x (B, T, width) -> (B, P, width).
+        Only for the tokens at `positions` (B, P), if given: (B, T, width) -> (B, P, width).
         """
         # a compiler, and a strategy that shards, take this method for the block's call
-        return self.forward(x, None, positions)[0]
+        return self.forward(x, y, None, positions)[:2]
 
 
 class Backbone(nn.Module):
@@ -112,26 +127,28 @@ class Backbone(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(Block(make_mixer(), width, mlp_width, norm_eps) for _ in range(layers))
-        self.norm = nn.RMSNorm(width, eps=norm_eps)
+        self.norm = AddNorm(width, norm_eps)
         self.head = nn.Linear(width, vocab_size, bias=False)
         if tie_embeddings:
             self.head.weight = self.embedding.weight
 
     def forward(self, tokens: Tensor, state: list[MixerState] | None = None) -> tuple[Tensor, list[MixerState]]:
-        x = self.embedding(tokens)
+        x, y = self.embed(tokens)
         new_state = []
         for i, block in enumerate(self.blocks):
-            x, block_state = block(x, None if state is None else state[i])
+            x, y, block_state = block(x, y, None if state is None else state[i])
             new_state.append(block_state)
-        return self.logits(x), new_state
+        return self.head(self.norm(x, y)[1]), new_state
 
-    def residual_stream(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """x after the last block, from the start of the sequence: (B, T, width), or (B, P, width) at `positions`."""
-        x = self.embedding(tokens)
+    def residual_stream(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Its two terms after the last block, from the start of the sequence: (B, T, width), or (B, P, width)."""
+        x, y = self.embed(tokens)
         *blocks, last = self.blocks
         for block in blocks:
-            x = block.transform(x)  # type: ignore[operator]
-        return last.transform(x, positions)  # type: ignore[operator]
+            x, y = block.transform(x, y)  # type: ignore[operator]
+        return last.transform(x, y, positions)  # type: ignore[operator]
 
-    def logits(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(x))
+    def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The residual stream before the first block: its second term is zero, but else like those of all blocks."""
+        x = self.embedding(tokens)
+        return x, torch.zeros_like(x, dtype=dtype_of_products(x), requires_grad=x.requires_grad)

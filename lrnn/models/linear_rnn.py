@@ -84,12 +84,13 @@ class LinearRNN(L.LightningModule):
     def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T)."""
         if not self.one_label:
-            return self.head_loss(self.backbone.residual_stream(tokens), labels)
+            return self.head_loss(*self.backbone.residual_stream(tokens), labels)
         position = (labels != IGNORE).int().argmax(1, keepdim=True)
-        return self.head_loss(self.backbone.residual_stream(tokens, position), labels.gather(1, position))
+        return self.head_loss(*self.backbone.residual_stream(tokens, position), labels.gather(1, position))
 
-    def head_loss(self, x: Tensor, labels: Tensor) -> Tensor:
-        return head_loss(self.backbone.norm(x), self.backbone.head.weight, labels)
+    def head_loss(self, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
+        """Of the residual stream's two terms."""
+        return head_loss(self.backbone.norm(x, y)[1], self.backbone.head.weight, labels)
 
     def hot_paths(self) -> list[tuple[nn.Module, str]]:
         """What training, and nothing else, runs, as (module, method): for a compiler. Equal blocks compile once."""

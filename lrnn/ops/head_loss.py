@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrnn.ops.precision import at_least_float32
+from lrnn.ops.precision import at_least_float32, dtype_of_products
 
 IGNORE = -100
 LOGITS = 2**27  # at a time: 4,096 tokens of 32,000, half a GB in float32
@@ -31,11 +31,9 @@ def head_loss(x: Tensor, weight: Tensor, labels: Tensor, logits: int = LOGITS) -
     """
     x, labels = x.flatten(0, 1), labels.flatten()
     slices = -(-len(x) * len(weight) // logits)
-    device = x.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     if slices <= 1:
         return F.cross_entropy(at_least_float32(F.linear(x, weight)), labels, ignore_index=IGNORE)
-    return _SlicedHeadLoss.apply(x, weight, labels, slices, dtype)
+    return _SlicedHeadLoss.apply(x, weight, labels, slices, dtype_of_products(x))
 
 
 class _SlicedHeadLoss(torch.autograd.Function):

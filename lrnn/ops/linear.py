@@ -10,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrnn.ops.precision import dtype_of_products
+
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
     """x W^T for x (..., width_in) and W (width_out, width_in); under autocast in its dtype."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight)
-    return _Linear.apply(x.to(torch.get_autocast_dtype(device)), weight)
+    return _Linear.apply(x.to(dtype_of_products(x)), weight)
 
 
 class _Linear(torch.autograd.Function):
