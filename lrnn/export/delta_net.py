@@ -1,8 +1,8 @@
 """DeltaNet, either range, as flash-linear-attention's DeltaNetForCausalLM.
 
     ours                               theirs
-    blocks.0.mixer.qkv_proj, .conv     layers.0.attn.{q,k,v}_proj, .{q,k,v}_conv1d
-    blocks.0.mixer.beta_proj           layers.0.attn.b_proj
+    blocks.0.mixer.in_proj             layers.0.attn.{q,k,v,b}_proj
+    blocks.0.mixer.conv                layers.0.attn.{q,k,v}_conv1d
     blocks.0.mlp.gate_up               layers.0.mlp.gate_proj, .up_proj
 
 Both scale q by d_head^-1/2 and normalise q and k, with SiLU before and no bias. Theirs divides by sqrt(|k|^2 + 1e-6),
@@ -62,7 +62,6 @@ def block_weights(block: Any) -> dict[str, Tensor]:
     gate, up = mlp.gate_up.weight.chunk(2)
     weights = {
         "attn_norm.weight": block.mixer_norm.weight,
-        "attn.b_proj.weight": mixer.beta_proj.weight,
         "attn.o_norm.weight": mixer.norm.weight,
         "attn.o_proj.weight": mixer.out_proj.weight,
         "mlp_norm.weight": block.mlp_norm.weight,
@@ -70,7 +69,8 @@ def block_weights(block: Any) -> dict[str, Tensor]:
         "mlp.up_proj.weight": up,
         "mlp.down_proj.weight": mlp.down.weight,
     }
-    for name, weight in zip("qkv", mixer.qkv_proj.weight.chunk(3), strict=True):
+    channels = mixer.out_proj.in_features
+    for name, weight in zip("qkvb", mixer.in_proj.weight.split([channels] * 3 + [mixer.heads]), strict=True):
         weights[f"attn.{name}_proj.weight"] = weight
     if mixer.conv.kernel_size:
         for name, weight in zip("qkv", mixer.conv.weight.chunk(3), strict=True):

@@ -1,7 +1,7 @@
 """DeltaNet (Yang et al. 2024b): a state that reflects, so that one layer can keep a parity.
 
 q, k, v = SiLU(conv(W x))        |q| = |k| = 1, q scaled by d_head^-1/2
-beta    = s * sigmoid(w_beta x)  s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1) (paper, Figure 13)
+beta    = s * sigmoid(w x)       s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1) (paper, Figure 13)
 y       = W_o RMSNorm(delta_rule(q, k, v, beta))
 """
 
@@ -47,23 +47,24 @@ class DeltaNetMixer(nn.Module):
         self.gate_saturation = gate_saturation
         self.form = form
         channels = heads * head_size
-        self.qkv_proj = Linear(width, 3 * channels)
-        self.beta_proj = Linear(width, heads)
+        self.splits = [3 * channels, heads]
+        self.in_proj = Linear(width, sum(self.splits))  # q, k, v and the logits of beta
         self.conv = ShortConvolution(3 * channels, conv_size, form=form, init_std=conv_init_std)
         self.norm = nn.RMSNorm(head_size, eps=norm_eps)
         self.out_proj = Linear(channels, width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)
-        qkv = self.qkv_proj(x)
+        projected = self.in_proj(x)
         if self.conv.kernel_size:
-            (q, k, v, k_square), conv_state = qkv_convolution(
-                qkv, self.conv.weight, self.heads, conv_state, form=self.form
+            (q, k, v, k_square), logits, conv_state = qkv_convolution(
+                projected, self.conv.weight, self.heads, conv_state, form=self.form
             )
         else:
+            qkv, logits = projected.split(self.splits, dim=-1)
             qkv, conv_state = self.conv(qkv)
             q, k, v, k_square = unit_heads(qkv, self.heads)
-        logits = at_least_float32(self.beta_proj(x))
+        logits = at_least_float32(logits)
         if self.training and self.gate_saturation:
             logits = SaturateLogits.apply(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)

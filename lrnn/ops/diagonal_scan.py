@@ -54,4 +54,4 @@ def diagonal_scan(
         b = b + a * F.pad(b[:, :-shift], (0, 0, shift, 0))
         a = a * F.pad(a[:, :-shift], (0, 0, shift, 0))
         shift *= 2
-    return b[:, 1:], b[:, -1]
+    return b[:, 1:].contiguous(), b[:, -1]

@@ -3,7 +3,8 @@
     z_t = sum_j w_j x_{t-(K-1)+j}    y_t = SiLU(z_t)    q_t = D^-1/2 y_t / |y_t|    k_t = y_t / |y_t|    v_t = y_t
 
 where x holds q's, k's and v's channels side by side, and lengths are those of a head of D channels. Rounded to 16 bits
-k_t is not quite of length 1, so its squared length comes along.
+k_t is not quite of length 1, so its squared length comes along. Behind them x may hold other channels, which are handed
+through: so one projection gives all that a mixer reads.
 
 Forms (lrnn/ops/form.py): PyTorch's, and on a GPU one kernel each way (lrnn/ops/qkv_convolution_triton.py): everything
 is read and written once.
@@ -23,28 +24,30 @@ Heads = tuple[Tensor, Tensor, Tensor, Tensor]  # q, k, v, |k|^2
 
 def qkv_convolution(
     x: Tensor, weight: Tensor, heads: int, state: Tensor | None = None, *, form: Form = "auto"
-) -> tuple[Heads, Tensor]:
+) -> tuple[Heads, Tensor, Tensor]:
     """Run the convolution over T tokens.
 
     Args:
-        x: (batch, T, 3 H D).
+        x: (batch, T, 3 H D + R).
         weight: (3 H D, K), its last tap on the current token.
         heads: H.
         state: the K - 1 tokens before, (batch, K - 1, 3 H D); zeros when absent.
         form: `auto`, `chunked`, `recurrent` (here the same) or `triton`.
 
     Returns:
-        q, k, v (batch, T, H, D) in the dtype of x and |k|^2 (batch, T, H), in float32 and without a gradient; the state
-        after the last token.
+        q, k, v (batch, T, H, D) in the dtype of x and |k|^2 (batch, T, H), in float32 and without a gradient; the other
+        channels (batch, T, R); the state after the last token.
     """
+    channels, taps = weight.shape
     chosen = choose_form("qkv_convolution", form, [x, weight], KERNELS)
     if chosen == "triton" and state is None:
         from lrnn.ops.qkv_convolution_triton import qkv_convolution_op
 
-        q, k, v, k_square = qkv_convolution_op(x, weight, heads)
-        return (q, k, v, k_square.detach()), last_tokens(x, weight.shape[1] - 1)
+        q, k, v, k_square, rest = qkv_convolution_op(x, weight, heads)
+        return (q, k, v, k_square.detach()), rest, last_tokens(x[..., :channels], taps - 1)
+    x, rest = x.split([channels, x.shape[-1] - channels], dim=-1)
     y, state = short_convolution(x, weight, None, state, form=form)
-    return unit_heads(y, heads), state
+    return unit_heads(y, heads), rest, state
 
 
 def unit_heads(y: Tensor, heads: int) -> Heads:

@@ -15,40 +15,49 @@ WARPS = 1
 
 
 @torch.library.custom_op("lrnn::qkv_convolution", mutates_args=())
-def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v (batch, T, H, D) and |k|^2 (batch, T, H) of x (batch, T, 3 H D) after zeros; weight (3 H D, K)."""
-    batch, T, C = x.shape
-    D = C // (3 * heads)
+def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v (batch, T, H, D), |k|^2 (batch, T, H) and the rest of x (batch, T, 3 H D + R) after zeros.
+
+    The weight is (3 H D, K).
+    """
+    batch, T, _ = x.shape
     x = evenly_spaced_rows(x)
-    q, k, v, k_square = _outputs(x, heads)
+    q, k, v, k_square, rest = _outputs(x, weight, heads)
+    rest.copy_(x[..., len(weight) :])
+    D = q.shape[-1]
     forward_kernel[(3 * heads, cdiv(T, BT_FORWARD), batch)](
         x, weight, q, k, v, k_square, T, x.stride(1), H=heads, D=D, K=weight.shape[1], BT=BT_FORWARD,
         BD=next_power_of_2(D), num_warps=WARPS,
     )  # fmt: skip
-    return q, k, v, k_square
+    return q, k, v, k_square, rest
 
 
 @qkv_convolution_op.register_fake
-def _(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _outputs(x, heads)
+def _(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _outputs(x, weight, heads)
 
 
 @torch.library.custom_op("lrnn::qkv_convolution_backward", mutates_args=())
-def qkv_convolution_backward(x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor]:
+def qkv_convolution_backward(
+    x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, drest: Tensor
+) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight."""
-    (batch, T, C), (_, _, heads, D), K = x.shape, dq.shape, weight.shape[1]
+    (batch, T, _), (_, _, heads, D), (C, K) = x.shape, dq.shape, weight.shape
     x, dq, dk, dv = evenly_spaced_rows(x), dq.contiguous(), dk.contiguous(), dv.contiguous()
-    dx, blocks = x.new_empty(batch, T, C), cdiv(T, BT_BACKWARD)
+    dx, blocks = x.new_empty(x.shape), cdiv(T, BT_BACKWARD)
+    dx[..., C:] = drest
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
     backward_kernel[(3 * heads, blocks, batch)](
-        x, weight, dq, dk, dv, dx, dw, T, x.stride(1), H=heads, D=D, K=K, BT=BT_BACKWARD,
+        x, weight, dq, dk, dv, dx, dw, T, x.stride(1), dx.stride(1), H=heads, D=D, K=K, BT=BT_BACKWARD,
         BD=next_power_of_2(D), num_warps=WARPS,
     )  # fmt: skip
     return dx, dw.sum(0).mT.to(weight.dtype).contiguous()
 
 
 @qkv_convolution_backward.register_fake
-def _(x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor) -> tuple[Tensor, Tensor]:
+def _(
+    x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, drest: Tensor
+) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
@@ -56,15 +65,17 @@ def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
-def _backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *qkv_convolution_backward(*ctx.saved_tensors, dq, dk, dv), None
+def _backward(
+    ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor, _: Tensor, drest: Tensor
+) -> tuple[Tensor, Tensor, None]:
+    return *qkv_convolution_backward(*ctx.saved_tensors, dq, dk, dv, drest), None
 
 
 qkv_convolution_op.register_autograd(_backward, setup_context=_keep)
 
 
-def _outputs(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v and |k|^2, empty."""
-    batch, T, C = x.shape
+def _outputs(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """q, k, v, |k|^2 and the rest, empty."""
+    (batch, T, channels), C = x.shape, len(weight)
     q, k, v = (x.new_empty(batch, T, heads, C // (3 * heads)) for _ in range(3))
-    return q, k, v, x.new_empty(batch, T, heads, dtype=torch.float32)
+    return q, k, v, x.new_empty(batch, T, heads, dtype=torch.float32), x.new_empty(batch, T, channels - C)

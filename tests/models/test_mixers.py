@@ -97,8 +97,8 @@ def test_taps_start_at_the_deviation_asked_for():
 def test_rounded_keys_still_reflect():
     """beta = 2 and no values: an even number of equal tokens leaves the state as it was."""
     mixer = DeltaNetMixer(64, heads=2, eigenvalue_range=(-1, 1)).requires_grad_(False)
-    mixer.qkv_proj.weight[128:] = 0  # v
-    mixer.beta_proj.weight[:] = 30.0
+    mixer.in_proj.weight[128:192] = 0  # v
+    mixer.in_proj.weight[192:] = 30.0  # beta
     x, S = torch.rand(1, 1, 64).expand(1, 512, 64), torch.randn(1, 2, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
         conv_state = mixer(x[:, :3])[1][0]  # all tokens alike to the convolution too

@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import delta_rule, qkv_convolution, selective_scan, short_convolution
+from lrnn.ops import add_norm, delta_rule, qkv_convolution, selective_scan, short_convolution
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":  # set by conftest.py where there is no GPU
     pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
 
+from lrnn.ops.add_norm_triton import add_norm_op
 from lrnn.ops.delta_rule_long_triton import delta_rule_op as long_delta_rule_op
 from lrnn.ops.delta_rule_short_triton import delta_rule_op as short_delta_rule_op
 from lrnn.ops.qkv_convolution_triton import qkv_convolution_op
@@ -49,6 +50,14 @@ def test_delta_rule(form, T, K, V):
     compare(kernels, lambda *x: delta_rule(*x, form="recurrent"), tensors)
 
 
+@pytest.mark.parametrize(("rows", "D"), [(3, 5), (1000, 6), (2, 2048)])  # 512 programs; a row and more a program
+def test_add_norm(rows, D):
+    tensors = torch.randn(1, rows, D), torch.randn(1, rows, D), torch.randn(D)
+    compare(
+        lambda x, y, w: add_norm_op(x, y, w, 1e-3, torch.float32), lambda x, y, w: add_norm(x, y, w, 1e-3), tensors
+    )
+
+
 @pytest.mark.parametrize("s", [1, 2])
 @pytest.mark.parametrize(("T", "D", "N"), [(70, 17, 5), (3, 8, 20)])  # two chunks; two launches
 def test_selective_scan(T, D, N, s):
@@ -80,12 +89,17 @@ def test_short_convolution_of_half_a_projection(T, K, has_bias):
 
 @pytest.mark.parametrize(("T", "K", "D"), [(2, 4, 3), (40, 4, 8), (5, 1, 16)])
 def test_qkv_convolution(T, K, D):
-    tensors = torch.randn(2, T, 6 * D), torch.randn(6 * D, K)
-    compare(
-        lambda x, weight: qkv_convolution_op(x, weight, 2)[:3],
-        lambda x, weight: qkv_convolution(x, weight, 2)[0][:3],
-        tensors,
-    )
+    tensors = torch.randn(2, T, 6 * D + 3), torch.randn(6 * D, K)
+
+    def kernels(x, weight):
+        q, k, v, _, rest = qkv_convolution_op(x, weight, 2)
+        return q, k, v, rest
+
+    def specification(x, weight):
+        (q, k, v, _), rest, _ = qkv_convolution(x, weight, 2)
+        return q, k, v, rest
+
+    compare(kernels, specification, tensors)
     x = tensors[0].bfloat16()
-    _, k, _, k_square = qkv_convolution_op(x, tensors[1], 2)
+    _, k, _, k_square, _ = qkv_convolution_op(x, tensors[1], 2)
     torch.testing.assert_close(k_square, k.float().square().sum(-1))

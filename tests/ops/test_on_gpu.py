@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import delta_rule, qkv_convolution, selective_scan, short_convolution
+from lrnn.ops import add_norm, delta_rule, qkv_convolution, selective_scan, short_convolution
 
 pytestmark = pytest.mark.gpu
 
@@ -99,16 +99,30 @@ def test_short_convolution(T, C, K, has_bias, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("T", "D", "has_state"), [(2, 32, False), (65, 128, False), (100, 24, True)])
 def test_qkv_convolution(T, D, has_state, dtype):
-    x, weight = torch.randn(2, T, 6 * D).to(dtype), torch.randn(6 * D, 4)
+    x, weight = torch.randn(2, T, 6 * D + 2).to(dtype), torch.randn(6 * D, 4)
     tensors = (x, weight, torch.randn(2, 3, 6 * D).to(dtype)) if has_state else (x, weight)
 
     def op(x, weight, state=None, form="auto"):
-        return qkv_convolution(x, weight, 2, state, form=form)[0][:3]
+        (q, k, v, _), rest, _ = qkv_convolution(x, weight, 2, state, form=form)
+        return q, k, v, rest
 
-    compare(op, tensors, ("q", "k", "v", "dx", "dweight", "dstate")[: 3 + len(tensors)], TOLERANCE[dtype])
+    compare(op, tensors, ("q", "k", "v", "rest", "dx", "dweight", "dstate")[: 4 + len(tensors)], TOLERANCE[dtype])
     with torch.no_grad():
-        (_, k, _, k_square), _ = qkv_convolution(*(x.cuda() for x in tensors[:2]), 2)
+        (_, k, _, k_square), *_ = qkv_convolution(*(x.cuda() for x in tensors[:2]), 2)
     torch.testing.assert_close(k_square, k.float().square().sum(-1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "D"), [(1, 24), (300, 128), (700, 2048), (3, 5000)])
+def test_add_norm(T, D, dtype):
+    """bf16: the branch and the norm; the residual stream stays in float32."""
+    tensors = torch.randn(2, T, D), torch.randn(2, T, D).to(dtype), torch.randn(D)
+
+    def op(x, y, weight, form="auto"):
+        with torch.autocast("cuda", dtype, enabled=x.is_cuda and dtype != torch.float32):
+            return add_norm(x, y, weight, 1e-6, form=form)
+
+    compare(op, tensors, ("s", "h", "dx", "dy", "dweight"), TOLERANCE[dtype])
 
 
 @torch.no_grad()

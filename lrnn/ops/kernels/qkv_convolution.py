@@ -71,17 +71,17 @@ def forward_kernel(
 
 @triton.jit(do_not_specialize=["T"])
 def backward_kernel(
-    x, w, dq, dk, dv, dx, dw, T, stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
+    x, w, dq, dk, dv, dx, dw, T, stride, dx_stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
     BD: tl.constexpr,
 ):  # fmt: skip
-    """As above; dx (batch, T, 3 H D); dw (batch, blocks of tokens, K, 3 H D) are shares, to be summed."""
+    """As above; dx (batch, T, 3 H D) with rows `dx_stride` apart; dw (batch, blocks of tokens, K, 3 H D) are shares, to be summed."""
     head, part = tl.program_id(0) % H, tl.program_id(0) // H
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
     share = b * tl.num_programs(1) + tl.program_id(1)
     d = tl.arange(0, BD)
     x += b * T * stride + tl.program_id(0) * D
     dy_in = _one_of(part, dq, dk, dv) + b * T * H * D + head * D
-    dx += b * T * 3 * H * D + tl.program_id(0) * D
+    dx += b * T * dx_stride + tl.program_id(0) * D
     dw += share * K * 3 * H * D + tl.program_id(0) * D
     taps, _ = load_weights(w + tl.program_id(0) * D * K, w, d, D, K, False)
     xs, dzs, dws = (), (), ()
@@ -110,6 +110,6 @@ def backward_kernel(
             dx_t += taps[j] * dzs[K - 1 - j]
         dws = sums
         t -= K - 1
-        tl.store(dx + t * 3 * H * D + d, dx_t, (t >= first) & (t < T) & (d < D))
+        tl.store(dx + t * dx_stride + d, dx_t, (t >= first) & (t < T) & (d < D))
     for j in tl.static_range(K):
         tl.store(dw + j * 3 * H * D + d, dws[j], d < D)
