@@ -7,7 +7,6 @@ Forms (lrnn/ops/form.py): PyTorch's, and on a GPU one kernel each way (lrnn/ops/
 is limited by memory: the stream is read and written once.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -10,8 +10,9 @@ from triton import cdiv, next_power_of_2
 from lrnn.ops.kernels.qkv_convolution import backward_kernel, forward_kernel
 from lrnn.ops.short_convolution_triton import evenly_spaced_rows
 
-BT_FORWARD, BT_BACKWARD = 32, 64  # tokens a program
-WARPS = 1
+# tokens a program, and how many it reads at once
+FORWARD = {"BT": 32, "GROUP": 4, "num_warps": 1}
+BACKWARD = {"BT": 64, "GROUP": 2, "num_warps": 1}
 
 
 @torch.library.custom_op("lrnn::qkv_convolution", mutates_args=())
@@ -25,10 +26,10 @@ def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, T
     q, k, v, k_square, rest = _outputs(x, weight, heads)
     rest.copy_(x[..., len(weight) :])
     D = q.shape[-1]
-    forward_kernel[(3 * heads, cdiv(T, BT_FORWARD), batch)](
-        x, weight, q, k, v, k_square, T, x.stride(1), H=heads, D=D, K=weight.shape[1], BT=BT_FORWARD,
-        BD=next_power_of_2(D), num_warps=WARPS,
-    )  # fmt: skip
+    sizes = {"H": heads, "D": D, "K": weight.shape[1], "BD": next_power_of_2(D)}
+    forward_kernel[(3 * heads, cdiv(T, FORWARD["BT"]), batch)](
+        x, weight, q, k, v, k_square, T, x.stride(1), **sizes, **FORWARD
+    )
     return q, k, v, k_square, rest
 
 
@@ -44,20 +45,18 @@ def qkv_convolution_backward(
     """The gradients of x and weight."""
     (batch, T, _), (_, _, heads, D), (C, K) = x.shape, dq.shape, weight.shape
     x, dq, dk, dv = evenly_spaced_rows(x), dq.contiguous(), dk.contiguous(), dv.contiguous()
-    dx, blocks = x.new_empty(x.shape), cdiv(T, BT_BACKWARD)
+    dx, blocks = x.new_empty(x.shape), cdiv(T, BACKWARD["BT"])
     dx[..., C:] = drest
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
+    sizes = {"H": heads, "D": D, "K": K, "BD": next_power_of_2(D)}
     backward_kernel[(3 * heads, blocks, batch)](
-        x, weight, dq, dk, dv, dx, dw, T, x.stride(1), dx.stride(1), H=heads, D=D, K=K, BT=BT_BACKWARD,
-        BD=next_power_of_2(D), num_warps=WARPS,
-    )  # fmt: skip
+        x, weight, dq, dk, dv, dx, dw, T, x.stride(1), dx.stride(1), **sizes, **BACKWARD
+    )
     return dx, dw.sum(0).mT.to(weight.dtype).contiguous()
 
 
 @qkv_convolution_backward.register_fake
-def _(
-    x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, drest: Tensor
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, drest: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
 
 
@@ -65,9 +64,7 @@ def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(*inputs[:2])
 
 
-def _backward(
-    ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor, _: Tensor, drest: Tensor
-) -> tuple[Tensor, Tensor, None]:
+def _backward(ctx: Any, dq: Tensor, dk: Tensor, dv: Tensor, _: Tensor, drest: Tensor) -> tuple[Tensor, Tensor, None]:
     return *qkv_convolution_backward(*ctx.saved_tensors, dq, dk, dv, drest), None
 
 

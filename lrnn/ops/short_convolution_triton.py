@@ -9,7 +9,9 @@ from triton import cdiv
 
 from lrnn.ops.kernels.short_convolution import backward_kernel, forward_kernel
 
-BT, BC, WARPS = 64, 256, 2  # tokens and channels a program
+# tokens and channels a program, and how many tokens it reads at once
+FORWARD = {"BT": 64, "BC": 256, "GROUP": 4, "num_warps": 2}
+BACKWARD = {"BT": 64, "BC": 256, "GROUP": 2, "num_warps": 2}
 
 
 @torch.library.custom_op("lrnn::short_convolution", mutates_args=())
@@ -18,10 +20,9 @@ def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     batch, T, C = x.shape
     x = evenly_spaced_rows(x)
     y = x.new_empty(batch, T, C)
-    forward_kernel[(cdiv(C, BC), cdiv(T, BT), batch)](
-        x, weight, bias, y, T, x.stride(1), C=C, K=weight.shape[1], BT=BT, BC=BC, HAS_BIAS=bias is not None,
-        num_warps=WARPS,
-    )  # fmt: skip
+    forward_kernel[(cdiv(C, FORWARD["BC"]), cdiv(T, FORWARD["BT"]), batch)](
+        x, weight, bias, y, T, x.stride(1), C=C, K=weight.shape[1], HAS_BIAS=bias is not None, **FORWARD
+    )
     return y
 
 
@@ -36,14 +37,13 @@ def short_convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, weight and bias; the last is empty without one."""
     (batch, T, C), K = x.shape, weight.shape[1]
-    x, dy, blocks = evenly_spaced_rows(x), dy.contiguous(), cdiv(T, BT)
+    x, dy, blocks = evenly_spaced_rows(x), dy.contiguous(), cdiv(T, BACKWARD["BT"])
     dx = x.new_empty(batch, T, C)
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
     dbias = x.new_empty(batch * blocks, C if bias is not None else 0, dtype=torch.float32)
-    backward_kernel[(cdiv(C, BC), blocks, batch)](
-        x, weight, bias, dy, dx, dw, dbias, T, x.stride(1), C=C, K=K, BT=BT, BC=BC, HAS_BIAS=bias is not None,
-        num_warps=WARPS,
-    )  # fmt: skip
+    backward_kernel[(cdiv(C, BACKWARD["BC"]), blocks, batch)](
+        x, weight, bias, dy, dx, dw, dbias, T, x.stride(1), C=C, K=K, HAS_BIAS=bias is not None, **BACKWARD
+    )
     return dx, dw.sum(0).mT.to(weight.dtype).contiguous(), dbias.sum(0)
 
 

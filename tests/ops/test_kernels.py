@@ -53,9 +53,7 @@ def test_delta_rule(form, T, K, V):
 @pytest.mark.parametrize(("rows", "D"), [(3, 5), (1000, 6), (2, 2048)])  # 512 programs; a row and more a program
 def test_add_norm(rows, D):
     tensors = torch.randn(1, rows, D), torch.randn(1, rows, D), torch.randn(D)
-    compare(
-        lambda x, y, w: add_norm_op(x, y, w, 1e-3, torch.float32), lambda x, y, w: add_norm(x, y, w, 1e-3), tensors
-    )
+    compare(lambda x, y, w: add_norm_op(x, y, w, 1e-3, torch.float32), lambda x, y, w: add_norm(x, y, w, 1e-3), tensors)
 
 
 @pytest.mark.parametrize("s", [1, 2])

@@ -10,7 +10,7 @@ q, k or v, so that it can divide by their length; the gradient computes z and th
 import triton
 import triton.language as tl
 
-from lrnn.ops.kernels.short_convolution import load_token, load_weights, newest
+from lrnn.ops.kernels.short_convolution import load_tokens, load_weights, newest
 
 SHORTEST = tl.constexpr(1e-24)  # squared length that is divided by, as in PyTorch's normalize
 
@@ -41,7 +41,7 @@ def _factor(part, r, D: tl.constexpr):
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
     x, w, q, k, v, k_square, T, stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
-    BD: tl.constexpr,
+    BD: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """x (batch, T, 3 H D) with rows `stride` apart, w (3 H D, K); q, k, v (batch, T, H, D); k_square (batch, T, H)."""
     head, part = tl.program_id(0) % H, tl.program_id(0) // H
@@ -51,30 +51,33 @@ def forward_kernel(
     y_out = _one_of(part, q, k, v) + b * T * H * D + head * D
     k_square += b * T * H + head
     taps, _ = load_weights(w + tl.program_id(0) * D * K, w, d, D, K, False)
-    xs = ()
-    for j in tl.static_range(K):
-        xs += (load_token(x, first - K + j, T, stride, d, D),)
-    x_next = load_token(x, first, T, stride, d, D)
-    for t in range(first, first + BT):
-        xs = newest(x_next, xs)
-        x_next = load_token(x, t + 1, T, stride, d, D)  # on its way while this token is worked on
-        z = tl.zeros((BD,), tl.float32)
-        for j in tl.static_range(K):
-            z += taps[j] * xs[j]
-        y = z * tl.sigmoid(z)
-        y = (y * _factor(part, _inverse_length(y), D)).to(q.dtype.element_ty)
-        tl.store(y_out + t * H * D + d, y, (t < T) & (d < D))
-        if part == 1:
-            rounded = y.to(tl.float32)
-            tl.store(k_square + t * H, tl.sum(rounded * rounded), t < T)
+    xs = load_tokens(x, first - K, T, stride, d, D, K)
+    x_ahead = load_tokens(x, first, T, stride, d, D, GROUP)
+    for group in range(first, first + BT, GROUP):
+        x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, d, D, GROUP)
+        for i in tl.static_range(GROUP):
+            t = group + i
+            xs = newest(x_group[i], xs)
+            z = tl.zeros((BD,), tl.float32)
+            for j in tl.static_range(K):
+                z += taps[j] * xs[j].to(tl.float32)
+            y = z * tl.sigmoid(z)
+            y = (y * _factor(part, _inverse_length(y), D)).to(q.dtype.element_ty)
+            tl.store(y_out + t * H * D + d, y, (t < T) & (d < D))
+            if part == 1:
+                rounded = y.to(tl.float32)
+                tl.store(k_square + t * H, tl.sum(rounded * rounded), t < T)
 
 
 @triton.jit(do_not_specialize=["T"])
 def backward_kernel(
     x, w, dq, dk, dv, dx, dw, T, stride, dx_stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
-    BD: tl.constexpr,
+    BD: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """As above; dx (batch, T, 3 H D) with rows `dx_stride` apart; dw (batch, blocks of tokens, K, 3 H D) are shares, to be summed."""
+    """As above; dx (batch, T, 3 H D) with rows `dx_stride` apart.
+
+    dw (batch, blocks of tokens, K, 3 H D) are shares, to be summed.
+    """
     head, part = tl.program_id(0) % H, tl.program_id(0) // H
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
     share = b * tl.num_programs(1) + tl.program_id(1)
@@ -84,32 +87,36 @@ def backward_kernel(
     dx += b * T * dx_stride + tl.program_id(0) * D
     dw += share * K * 3 * H * D + tl.program_id(0) * D
     taps, _ = load_weights(w + tl.program_id(0) * D * K, w, d, D, K, False)
-    xs, dzs, dws = (), (), ()
-    for j in tl.static_range(K):
-        xs += (load_token(x, first - K + j, T, stride, d, D),)
+    dzs, dws = (), ()
+    for _ in tl.static_range(K):
         dzs += (tl.zeros((BD,), tl.float32),)
         dws += (tl.zeros((BD,), tl.float32),)
-    x_next, dy_next = load_token(x, first, T, stride, d, D), load_token(dy_in, first, T, H * D, d, D)
-    for t in range(first, first + BT + K - 1):  # dx of a token needs dz of the K - 1 after it
-        xs, dy = newest(x_next, xs), dy_next
-        x_next, dy_next = load_token(x, t + 1, T, stride, d, D), load_token(dy_in, t + 1, T, H * D, d, D)
-        z = tl.zeros((BD,), tl.float32)
-        for j in tl.static_range(K):
-            z += taps[j] * xs[j]
-        gate = tl.sigmoid(z)
-        y = z * gate
-        r = _inverse_length(y)
-        along = tl.where(part == 2, 0.0, r * r * tl.sum(y * dy))
-        dy = _factor(part, r, D) * (dy - along * y)
-        dz = dy * gate * (1 + z * (1 - gate))
-        dzs = newest(dz, dzs)
-        dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
-        dx_t, sums = tl.zeros((BD,), tl.float32), ()
-        for j in tl.static_range(K):
-            sums += (dws[j] + dz * xs[j],)
-            dx_t += taps[j] * dzs[K - 1 - j]
-        dws = sums
-        t -= K - 1
-        tl.store(dx + t * dx_stride + d, dx_t, (t >= first) & (t < T) & (d < D))
+    xs = load_tokens(x, first - K, T, stride, d, D, K)
+    x_ahead = load_tokens(x, first, T, stride, d, D, GROUP)
+    dy_ahead = load_tokens(dy_in, first, T, H * D, d, D, GROUP)
+    for group in range(first, first + BT + K - 1, GROUP):  # dx of a token needs dz of the K - 1 after it
+        x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, d, D, GROUP)
+        dy_group, dy_ahead = dy_ahead, load_tokens(dy_in, group + GROUP, T, H * D, d, D, GROUP)
+        for i in tl.static_range(GROUP):
+            t = group + i
+            xs, dy = newest(x_group[i], xs), dy_group[i].to(tl.float32)
+            z = tl.zeros((BD,), tl.float32)
+            for j in tl.static_range(K):
+                z += taps[j] * xs[j].to(tl.float32)
+            gate = tl.sigmoid(z)
+            y = z * gate
+            r = _inverse_length(y)
+            along = tl.where(part == 2, 0.0, r * r * tl.sum(y * dy))
+            dy = _factor(part, r, D) * (dy - along * y)
+            dz = dy * gate * (1 + z * (1 - gate))
+            dzs = newest(dz, dzs)
+            dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
+            dx_t, sums = tl.zeros((BD,), tl.float32), ()
+            for j in tl.static_range(K):
+                sums += (dws[j] + dz * xs[j].to(tl.float32),)
+                dx_t += taps[j] * dzs[K - 1 - j]
+            dws = sums
+            t -= K - 1
+            tl.store(dx + t * dx_stride + d, dx_t, (t >= first) & (t < first + BT) & (t < T) & (d < D))
     for j in tl.static_range(K):
         tl.store(dw + j * 3 * H * D + d, dws[j], d < D)

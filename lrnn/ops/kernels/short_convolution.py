@@ -1,7 +1,8 @@
 """The short convolution on a GPU: Triton kernels, with the glossary of lrnn/ops/short_convolution.py.
 
-The work is limited by memory: a thread takes some channels through BT tokens, with the last K tokens in registers,
-so that each is read once (but for the K - 1 at the edges). The gradient computes z once more instead of keeping it:
+The work is limited by memory: a thread takes some channels through BT tokens, with the last K tokens in registers, so
+that each is read once (but for the K - 1 at the edges), and GROUP tokens on their way while as many are worked on. The
+gradient computes z once more instead of keeping it:
 
     dz_t = dy_t SiLU'(z_t)      dx_t = sum_j w_j dz_{t+(K-1)-j}      dw_j = sum_t dz_t x_{t-(K-1)+j}
 """
@@ -11,9 +12,12 @@ import triton.language as tl
 
 
 @triton.jit
-def load_token(x, t, T, stride, c, C: tl.constexpr):
-    """Token t of x (T, C) at channels c, in float32; zeros before the start and past the end."""
-    return tl.load(x + t * stride + c, (t >= 0) & (t < T) & (c < C), 0.0).to(tl.float32)
+def load_tokens(x, t, T, stride, c, C: tl.constexpr, N: tl.constexpr):
+    """Tokens t to t + N - 1 of x (T, C) at channels c, as a tuple; zeros before the start and past the end."""
+    tokens = ()
+    for i in tl.static_range(N):
+        tokens += (tl.load(x + (t + i) * stride + c, (t + i >= 0) & (t + i < T) & (c < C), 0.0),)
+    return tokens
 
 
 @triton.jit
@@ -41,7 +45,7 @@ def newest(x, past):
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
     x, w, bias, y, T, stride, C: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """x (batch, T, C) with rows `stride` apart, w (C, K), bias (C,), y (batch, T, C)."""
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
@@ -49,23 +53,23 @@ def forward_kernel(
     x += b * T * stride
     y += b * T * C
     taps, z0 = load_weights(w, bias, c, C, K, HAS_BIAS)
-    xs = ()
-    for j in tl.static_range(K):
-        xs += (load_token(x, first - K + j, T, stride, c, C),)
-    x_next = load_token(x, first, T, stride, c, C)
-    for t in range(first, first + BT):
-        xs = newest(x_next, xs)
-        x_next = load_token(x, t + 1, T, stride, c, C)  # on its way while this token is worked on
-        z = z0
-        for j in tl.static_range(K):
-            z += taps[j] * xs[j]
-        tl.store(y + t * C + c, z * tl.sigmoid(z), (t < T) & (c < C))
+    xs = load_tokens(x, first - K, T, stride, c, C, K)
+    x_ahead = load_tokens(x, first, T, stride, c, C, GROUP)
+    for group in range(first, first + BT, GROUP):
+        x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, C, GROUP)
+        for i in tl.static_range(GROUP):
+            t = group + i
+            xs = newest(x_group[i], xs)
+            z = z0
+            for j in tl.static_range(K):
+                z += taps[j] * xs[j].to(tl.float32)
+            tl.store(y + t * C + c, z * tl.sigmoid(z), (t < T) & (c < C))
 
 
 @triton.jit(do_not_specialize=["T"])
 def backward_kernel(
     x, w, bias, dy, dx, dw, dbias, T, stride, C: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
+    HAS_BIAS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """As above; dw (batch, blocks of tokens, K, C) and dbias (batch, blocks of tokens, C) are shares, to be summed."""
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
@@ -76,30 +80,33 @@ def backward_kernel(
     dx += b * T * C
     taps, z0 = load_weights(w, bias, c, C, K, HAS_BIAS)
     dbias_sum = tl.zeros((BC,), tl.float32)
-    xs, dzs, dws = (), (), ()
-    for j in tl.static_range(K):
-        xs += (load_token(x, first - K + j, T, stride, c, C),)
+    dzs, dws = (), ()
+    for _ in tl.static_range(K):
         dzs += (tl.zeros((BC,), tl.float32),)
         dws += (tl.zeros((BC,), tl.float32),)
-    x_next, dy_next = load_token(x, first, T, stride, c, C), load_token(dy, first, T, C, c, C)
-    for t in range(first, first + BT + K - 1):  # dx of a token needs dz of the K - 1 after it
-        xs, dy_t = newest(x_next, xs), dy_next
-        x_next, dy_next = load_token(x, t + 1, T, stride, c, C), load_token(dy, t + 1, T, C, c, C)
-        z = z0
-        for j in tl.static_range(K):
-            z += taps[j] * xs[j]
-        gate = tl.sigmoid(z)
-        dz = dy_t * gate * (1 + z * (1 - gate))
-        dzs = newest(dz, dzs)
-        dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
-        dbias_sum += dz
-        dx_t, sums = tl.zeros((BC,), tl.float32), ()
-        for j in tl.static_range(K):
-            sums += (dws[j] + dz * xs[j],)
-            dx_t += taps[j] * dzs[K - 1 - j]
-        dws = sums
-        t -= K - 1
-        tl.store(dx + t * C + c, dx_t, (t >= first) & (t < T) & (c < C))
+    xs = load_tokens(x, first - K, T, stride, c, C, K)
+    x_ahead, dy_ahead = load_tokens(x, first, T, stride, c, C, GROUP), load_tokens(dy, first, T, C, c, C, GROUP)
+    for group in range(first, first + BT + K - 1, GROUP):  # dx of a token needs dz of the K - 1 after it
+        x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, C, GROUP)
+        dy_group, dy_ahead = dy_ahead, load_tokens(dy, group + GROUP, T, C, c, C, GROUP)
+        for i in tl.static_range(GROUP):
+            t = group + i
+            xs, dy_t = newest(x_group[i], xs), dy_group[i].to(tl.float32)
+            z = z0
+            for j in tl.static_range(K):
+                z += taps[j] * xs[j].to(tl.float32)
+            gate = tl.sigmoid(z)
+            dz = dy_t * gate * (1 + z * (1 - gate))
+            dzs = newest(dz, dzs)
+            dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
+            dbias_sum += dz
+            dx_t, sums = tl.zeros((BC,), tl.float32), ()
+            for j in tl.static_range(K):
+                sums += (dws[j] + dz * xs[j].to(tl.float32),)
+                dx_t += taps[j] * dzs[K - 1 - j]
+            dws = sums
+            t -= K - 1
+            tl.store(dx + t * C + c, dx_t, (t >= first) & (t < first + BT) & (t < T) & (c < C))
     for j in tl.static_range(K):
         tl.store(dw + (share * K + j) * C + c, dws[j], c < C)
     if HAS_BIAS:
