@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lrnn.bench.row import Row, in_turn
 from lrnn.ops import delta_rule, qkv_convolution, unit_heads
+from lrnn.ops.add_norm_triton import add_norm_op
 from lrnn.ops.selective_scan_triton import selective_scan_backward, selective_scan_op
 from lrnn.ops.short_convolution_triton import short_convolution_backward, short_convolution_op
 
@@ -25,6 +26,7 @@ def rows() -> Iterator[Row]:
         yield _delta_rule(*sizes)
     yield _qkv_convolution(6, 2048, 16, 128)
     yield _short_convolution(6, 2048, 6144)
+    yield _add_norm(6, 2048, 2048)
 
 
 def copy_bandwidth() -> float:
@@ -121,3 +123,27 @@ def _short_convolution(B: int, T: int, C: int) -> Row:
 
     times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(pytorch), ROUNDS)
     return Row(f"short convolution, {B} x {T} x {C}, bf16: ours, PyTorch's", *times, "ms")
+
+
+def _add_norm(B: int, T: int, D: int) -> Row:
+    """Beside what torch.compile makes of PyTorch's."""
+    eps, weight = 1e-6, torch.randn(D, device="cuda", requires_grad=True)
+    x, ds = torch.randn(2, B, T, D, device="cuda").unbind()
+    y, dh = _randn(2, B, T, D).unbind()
+    inputs = x.requires_grad_(), y.requires_grad_(), weight
+
+    @torch.compile(fullgraph=True, dynamic=False)
+    def pytorch(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        s = x + y
+        return s, F.rms_norm(s, weight.shape, weight, eps).bfloat16()
+
+    def ours(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return add_norm_op(x, y, weight, eps, torch.bfloat16)
+
+    def both_ways(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[[], float]:
+        return lambda: milliseconds(lambda: torch.autograd.grad(op(*inputs), inputs, (ds, dh)))
+
+    times = in_turn(both_ways(ours), both_ways(pytorch), ROUNDS)
+    return Row(
+        f"sum and norm between blocks, {B} x {T} x {D}, float32 and bf16: ours, compiled PyTorch's", *times, "ms"
+    )
