@@ -95,6 +95,7 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, MixerState]:
         x, h = self.mixer_norm(x, y)
         y, state = self.mixer(h, state)
+        y = y.to(dtype_of_products(x))  # of every block, so that a compiler sees them alike
         if positions is not None:
             x, y = (z.take_along_dim(positions[..., None], dim=1) for z in (x, y))
         if self.mlp_norm is not None and self.mlp is not None:

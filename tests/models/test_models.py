@@ -95,8 +95,9 @@ def test_bfloat16_autocast_stays_close(architecture, options):
 
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own
-def test_equal_blocks_compile_once_and_whole(architecture, options):
+def test_equal_blocks_compile_once_and_whole(architecture, options, autocast):
     graphs = []
 
     def count(graph, inputs):
@@ -110,7 +111,9 @@ def test_equal_blocks_compile_once_and_whole(architecture, options):
         setattr(module, name, compiled)
     for _ in range(2):
         tokens = torch.randint(5, (2, 20))
-        model.loss(tokens, tokens).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = model.loss(tokens, tokens)
+        loss.backward()
     assert len(graphs) == 2  # a block, and the head
 
 
