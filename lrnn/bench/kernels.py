@@ -1,6 +1,7 @@
 """On a GPU: the kernels, forward and backward, from a CUDA graph, so that launching does not count."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from lrnn.ops import delta_rule, qkv_convolution, unit_heads
 from lrnn.ops.add_norm_triton import add_norm_op
 from lrnn.ops.selective_scan_triton import selective_scan_backward, selective_scan_op
 from lrnn.ops.short_convolution_triton import short_convolution_backward, short_convolution_op
+from lrnn.ops.swiglu_triton import swiglu_op
 
 ROUNDS = 3
 EXPONENTIALS_A_CLOCK = 16  # of one multiprocessor
@@ -27,6 +29,7 @@ def rows() -> Iterator[Row]:
     yield _qkv_convolution(6, 2048, 16, 128)
     yield _short_convolution(6, 2048, 6144)
     yield _add_norm(6, 2048, 2048)
+    yield _swiglu(6, 2048, 5632)
 
 
 def copy_bandwidth() -> float:
@@ -126,24 +129,42 @@ def _short_convolution(B: int, T: int, C: int) -> Row:
 
 
 def _add_norm(B: int, T: int, D: int) -> Row:
-    """Beside what torch.compile makes of PyTorch's."""
-    eps, weight = 1e-6, torch.randn(D, device="cuda", requires_grad=True)
-    x, ds = torch.randn(2, B, T, D, device="cuda").unbind()
-    y, dh = _randn(2, B, T, D).unbind()
-    inputs = x.requires_grad_(), y.requires_grad_(), weight
-
-    @torch.compile(fullgraph=True, dynamic=False)
-    def pytorch(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        s = x + y
-        return s, F.rms_norm(s, weight.shape, weight, eps).bfloat16()
+    eps, weight = 1e-6, torch.randn(D, device="cuda")
+    (x, ds), (y, dh) = torch.randn(2, B, T, D, device="cuda"), _randn(2, B, T, D)
 
     def ours(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         return add_norm_op(x, y, weight, eps, torch.bfloat16)
 
-    def both_ways(op: Callable[..., tuple[Tensor, Tensor]]) -> Callable[[], float]:
-        return lambda: milliseconds(lambda: torch.autograd.grad(op(*inputs), inputs, (ds, dh)))
+    def pytorch(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        s = x + y
+        return s, F.rms_norm(s, weight.shape, weight, eps).bfloat16()
 
-    times = in_turn(both_ways(ours), both_ways(pytorch), ROUNDS)
-    return Row(
-        f"sum and norm between blocks, {B} x {T} x {D}, float32 and bf16: ours, compiled PyTorch's", *times, "ms"
-    )
+    name = f"sum and norm between blocks, {B} x {T} x {D}, float32 and bf16"
+    return _beside_compiled(name, ours, pytorch, (x, y, weight), (ds, dh))
+
+
+def _swiglu(B: int, T: int, D: int) -> Row:
+    def pytorch(gate_up: Tensor) -> Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    name = f"SwiGLU between its products, {B} x {T} x {D}, bf16"
+    return _beside_compiled(name, swiglu_op, pytorch, (_randn(B, T, 2 * D),), (_randn(B, T, D),))
+
+
+def _beside_compiled(
+    name: str,
+    ours: Callable[..., Any],
+    pytorch: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    gradients: tuple[Tensor, ...],
+) -> Row:
+    """Forward and backward, beside what torch.compile makes of PyTorch's."""
+    inputs = tuple(x.requires_grad_() for x in inputs)
+
+    def both_ways(op: Callable[..., Any]) -> Callable[[], float]:
+        return lambda: milliseconds(lambda: torch.autograd.grad(op(*inputs), inputs, gradients))
+
+    compiled = torch.compile(pytorch, fullgraph=True, dynamic=False)
+    times = in_turn(both_ways(ours), both_ways(compiled), ROUNDS)
+    return Row(f"{name}: ours, compiled PyTorch's", *times, "ms")

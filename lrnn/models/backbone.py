@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.linear import Linear
-from lrnn.ops import Form, add_norm, dtype_of_products, short_convolution
+from lrnn.ops import Form, add_norm, dtype_of_products, short_convolution, swiglu
 
 MixerState = tuple[Tensor, ...]
 
@@ -61,8 +61,7 @@ class SwiGLU(nn.Module):
         self.down = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x)))
 
 
 class AddNorm(nn.RMSNorm):

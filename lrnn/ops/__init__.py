@@ -13,6 +13,7 @@ from lrnn.ops.qkv_convolution import qkv_convolution, unit_heads
 from lrnn.ops.selective_scan import selective_scan
 from lrnn.ops.short_convolution import short_convolution
 from lrnn.ops.slstm import slstm
+from lrnn.ops.swiglu import swiglu
 
 __all__ = [
     "Form",
@@ -29,5 +30,6 @@ __all__ = [
     "selective_scan",
     "short_convolution",
     "slstm",
+    "swiglu",
     "unit_heads",
 ]

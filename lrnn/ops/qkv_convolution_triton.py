@@ -8,14 +8,14 @@ from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from lrnn.ops.kernels.qkv_convolution import backward_kernel, forward_kernel
-from lrnn.ops.short_convolution_triton import evenly_spaced_rows
+from lrnn.ops.short_convolution_triton import ANY_STRIDES, evenly_spaced_rows
 
 # tokens a program, and how many it reads at once
 FORWARD = {"BT": 32, "GROUP": 4, "num_warps": 1}
 BACKWARD = {"BT": 64, "GROUP": 2, "num_warps": 1}
 
 
-@torch.library.custom_op("lrnn::qkv_convolution", mutates_args=())
+@torch.library.custom_op("lrnn::qkv_convolution", mutates_args=(), tags=ANY_STRIDES)
 def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """q, k, v (batch, T, H, D), |k|^2 (batch, T, H) and the rest of x (batch, T, 3 H D + R) after zeros.
 
@@ -38,7 +38,7 @@ def _(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Te
     return _outputs(x, weight, heads)
 
 
-@torch.library.custom_op("lrnn::qkv_convolution_backward", mutates_args=())
+@torch.library.custom_op("lrnn::qkv_convolution_backward", mutates_args=(), tags=ANY_STRIDES)
 def qkv_convolution_backward(
     x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, drest: Tensor
 ) -> tuple[Tensor, Tensor]:

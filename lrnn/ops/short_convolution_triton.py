@@ -11,10 +11,12 @@ from lrnn.ops.kernels.short_convolution import backward_kernel, forward_kernel
 
 # tokens and channels a program, and how many tokens it reads at once
 FORWARD = {"BT": 64, "BC": 256, "GROUP": 4, "num_warps": 2}
-BACKWARD = {"BT": 64, "BC": 256, "GROUP": 2, "num_warps": 2}
+BACKWARD = {"BT": 128, "BC": 256, "GROUP": 4, "num_warps": 2}
+# of x; a compiler that pads the rows of a projection would copy them back into dense ones otherwise
+ANY_STRIDES = (torch.Tag.flexible_layout,)
 
 
-@torch.library.custom_op("lrnn::short_convolution", mutates_args=())
+@torch.library.custom_op("lrnn::short_convolution", mutates_args=(), tags=ANY_STRIDES)
 def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """SiLU of the convolution of x (batch, T, C) with zeros before its start; weight (C, K), bias (C,)."""
     batch, T, C = x.shape
@@ -31,7 +33,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("lrnn::short_convolution_backward", mutates_args=())
+@torch.library.custom_op("lrnn::short_convolution_backward", mutates_args=(), tags=ANY_STRIDES)
 def short_convolution_backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

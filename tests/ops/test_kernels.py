@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import add_norm, delta_rule, qkv_convolution, selective_scan, short_convolution
+from lrnn.ops import add_norm, delta_rule, qkv_convolution, selective_scan, short_convolution, swiglu
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":  # set by conftest.py where there is no GPU
@@ -21,6 +21,7 @@ from lrnn.ops.delta_rule_short_triton import delta_rule_op as short_delta_rule_o
 from lrnn.ops.qkv_convolution_triton import qkv_convolution_op
 from lrnn.ops.selective_scan_triton import selective_scan_op
 from lrnn.ops.short_convolution_triton import short_convolution_op
+from lrnn.ops.swiglu_triton import swiglu_op
 
 
 def compare(kernels, specification, tensors):
@@ -54,6 +55,11 @@ def test_delta_rule(form, T, K, V):
 def test_add_norm(rows, D):
     tensors = torch.randn(1, rows, D), torch.randn(1, rows, D), torch.randn(D)
     compare(lambda x, y, w: add_norm_op(x, y, w, 1e-3, torch.float32), lambda x, y, w: add_norm(x, y, w, 1e-3), tensors)
+
+
+@pytest.mark.parametrize(("T", "D"), [(3, 5), (2, 1100)])  # a program a token, and two
+def test_swiglu(T, D):
+    compare(lambda x: (swiglu_op(x),), lambda x: (swiglu(x),), (5 * torch.randn(2, T, 2 * D),))
 
 
 @pytest.mark.parametrize("s", [1, 2])

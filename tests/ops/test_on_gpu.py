@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import add_norm, delta_rule, qkv_convolution, selective_scan, short_convolution
+from lrnn.ops import add_norm, delta_rule, qkv_convolution, selective_scan, short_convolution, swiglu
 
 pytestmark = pytest.mark.gpu
 
@@ -123,6 +123,15 @@ def test_add_norm(T, D, dtype):
             return add_norm(x, y, weight, 1e-6, form=form)
 
     compare(op, tensors, ("s", "h", "dx", "dy", "dweight"), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "D"), [(2, 24), (300, 128), (70, 5632)])
+def test_swiglu(T, D, dtype):
+    def op(x, form="auto"):
+        return (swiglu(x, form=form),)
+
+    compare(op, ((5 * torch.randn(2, T, 2 * D)).to(dtype),), ("y", "dx"), TOLERANCE[dtype])
 
 
 @torch.no_grad()
