@@ -10,7 +10,7 @@ from triton import cdiv, next_power_of_2
 from lrnn.ops.kernels.add_norm import backward_kernel, forward_kernel
 
 TILE = 2048  # numbers a program holds at a time: rows of the stream, at least one
-PROGRAMS, STAGES = 512, 2  # of the gradient: each program leaves a share of the weight's
+PROGRAMS = 512  # of the gradient: each leaves a share of the weight's
 
 
 @torch.library.custom_op("lrnn::add_norm", mutates_args=())
@@ -37,9 +37,7 @@ def add_norm_backward(
     dx, dy = torch.empty_like(s), torch.empty_like(s, dtype=y_dtype)
     programs = min(PROGRAMS, cdiv(rows, sizes["BR"]))
     dweight = s.new_empty(programs, s.shape[-1], dtype=torch.float32)
-    backward_kernel[(programs,)](
-        s, weight, ds, dh, dx, dy, dweight, rows, eps, HAS_DS=ds is not None, STAGES=STAGES, **sizes
-    )
+    backward_kernel[(programs,)](s, weight, ds, dh, dx, dy, dweight, rows, eps, HAS_DS=ds is not None, **sizes)
     return dx, dy, dweight.sum(0).to(weight.dtype)
 
 

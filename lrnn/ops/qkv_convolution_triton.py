@@ -1,6 +1,7 @@
 """The convolution before the delta rule on a GPU, as operators that torch.compile sees through; the kernels are in
 lrnn/ops/kernels/qkv_convolution.py."""
 
+from math import gcd
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from triton import cdiv, next_power_of_2
 from lrnn.ops.kernels.qkv_convolution import backward_kernel, forward_kernel
 from lrnn.ops.short_convolution_triton import ANY_STRIDES, evenly_spaced_rows
 
+CHANNELS = 256  # a program, at most: whole heads, at least one
 # tokens a program, and how many it reads at once
 FORWARD = {"BT": 32, "GROUP": 4, "num_warps": 1}
 BACKWARD = {"BT": 64, "GROUP": 2, "num_warps": 1}
@@ -25,9 +27,8 @@ def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, T
     x = evenly_spaced_rows(x)
     q, k, v, k_square, rest = _outputs(x, weight, heads)
     rest.copy_(x[..., len(weight) :])
-    D = q.shape[-1]
-    sizes = {"H": heads, "D": D, "K": weight.shape[1], "BD": next_power_of_2(D)}
-    forward_kernel[(3 * heads, cdiv(T, FORWARD["BT"]), batch)](
+    sizes = _sizes(q, weight)
+    forward_kernel[(3 * heads // sizes["R"], cdiv(T, FORWARD["BT"]), batch)](
         x, weight, q, k, v, k_square, T, x.stride(1), **sizes, **FORWARD
     )
     return q, k, v, k_square, rest
@@ -43,13 +44,12 @@ def qkv_convolution_backward(
     x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, drest: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight."""
-    (batch, T, _), (_, _, heads, D), (C, K) = x.shape, dq.shape, weight.shape
+    (batch, T, _), (C, K), sizes = x.shape, weight.shape, _sizes(dq, weight)
     x, dq, dk, dv = evenly_spaced_rows(x), dq.contiguous(), dk.contiguous(), dv.contiguous()
     dx, blocks = x.new_empty(x.shape), cdiv(T, BACKWARD["BT"])
     dx[..., C:] = drest
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
-    sizes = {"H": heads, "D": D, "K": K, "BD": next_power_of_2(D)}
-    backward_kernel[(3 * heads, blocks, batch)](
+    backward_kernel[(3 * sizes["H"] // sizes["R"], blocks, batch)](
         x, weight, dq, dk, dv, dx, dw, T, x.stride(1), dx.stride(1), **sizes, **BACKWARD
     )
     return dx, dw.sum(0).mT.to(weight.dtype).contiguous()
@@ -76,3 +76,10 @@ def _outputs(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Ten
     (batch, T, channels), C = x.shape, len(weight)
     q, k, v = (x.new_empty(batch, T, heads, C // (3 * heads)) for _ in range(3))
     return q, k, v, x.new_empty(batch, T, heads, dtype=torch.float32), x.new_empty(batch, T, channels - C)
+
+
+def _sizes(q: Tensor, weight: Tensor) -> dict[str, int]:
+    """The kernels' sizes for q (batch, T, H, D) and the weight (3 H D, K)."""
+    H, D = q.shape[2:]
+    BD = next_power_of_2(D)
+    return {"H": H, "D": D, "K": weight.shape[1], "R": gcd(H, max(1, CHANNELS // BD)), "BD": BD}

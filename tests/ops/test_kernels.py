@@ -91,19 +91,20 @@ def test_short_convolution_of_half_a_projection(T, K, has_bias):
     compare(kernels, specification, (x, weight, bias) if has_bias else (x, weight))
 
 
-@pytest.mark.parametrize(("T", "K", "D"), [(2, 4, 3), (40, 4, 8), (5, 1, 16)])
-def test_qkv_convolution(T, K, D):
-    tensors = torch.randn(2, T, 6 * D + 3), torch.randn(6 * D, K)
+@pytest.mark.parametrize(("T", "K", "H", "D"), [(2, 4, 2, 3), (40, 4, 2, 8), (5, 1, 3, 16), (3, 4, 4, 100)])
+def test_qkv_convolution(T, K, H, D):
+    """One, two and four heads a program."""
+    tensors = torch.randn(2, T, 3 * H * D + 3), torch.randn(3 * H * D, K)
 
     def kernels(x, weight):
-        q, k, v, _, rest = qkv_convolution_op(x, weight, 2)
+        q, k, v, _, rest = qkv_convolution_op(x, weight, H)
         return q, k, v, rest
 
     def specification(x, weight):
-        (q, k, v, _), rest, _ = qkv_convolution(x, weight, 2)
+        (q, k, v, _), rest, _ = qkv_convolution(x, weight, H)
         return q, k, v, rest
 
     compare(kernels, specification, tensors)
     x = tensors[0].bfloat16()
-    _, k, _, k_square, _ = qkv_convolution_op(x, tensors[1], 2)
+    _, k, _, k_square, _ = qkv_convolution_op(x, tensors[1], H)
     torch.testing.assert_close(k_square, k.float().square().sum(-1))

@@ -31,15 +31,13 @@ def forward_kernel(x, y, w, s, h, rows, eps, D: tl.constexpr, BR: tl.constexpr, 
 
 @triton.jit(do_not_specialize=["rows"])
 def backward_kernel(
-    s, w, ds, dh, dx, dy, dw, rows, eps,
-    HAS_DS: tl.constexpr, STAGES: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr
+    s, w, ds, dh, dx, dy, dw, rows, eps, HAS_DS: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr
 ):  # fmt: skip
-    """As above; dw (programs, D) are shares, to be summed. A program takes every so many rows, BR at a time, and reads
-    up to STAGES of these ahead."""
+    """As above; dw (programs, D) are shares, to be summed. A program takes every so many rows, BR at a time."""
     d = tl.arange(0, BD)[None, :]
     w_d = tl.load(w + d, d < D, 0.0).to(tl.float32)
     dw_d = tl.zeros((1, BD), tl.float32)
-    for first in tl.range(tl.program_id(0) * BR, rows, tl.num_programs(0) * BR, num_stages=STAGES):
+    for first in range(tl.program_id(0) * BR, rows, tl.num_programs(0) * BR):
         row = first + tl.arange(0, BR)[:, None]
         at, inside = row.to(tl.int64) * D + d, (row < rows) & (d < D)
         s_r = tl.load(s + at, inside, 0.0).to(tl.float32)

@@ -1,6 +1,6 @@
 """The convolution before the delta rule on a GPU: Triton kernels, with the glossary of lrnn/ops/qkv_convolution.py.
 
-As in lrnn/ops/kernels/short_convolution.py a program takes some channels through BT tokens, here those of one head of
+As in lrnn/ops/kernels/short_convolution.py a program takes some channels through BT tokens, here those of R heads of
 q, k or v, so that it can divide by their length; the gradient computes z and the length once more:
 
     dy_t = (r_t / |y_t|) (dq_t - y_t (y_t . dq_t) / |y_t|^2)     for q_t = r_t y_t / |y_t|, and for v dy_t = dv_t
@@ -10,7 +10,7 @@ q, k or v, so that it can divide by their length; the gradient computes z and th
 import triton
 import triton.language as tl
 
-from lrnn.ops.kernels.short_convolution import load_tokens, load_weights, newest
+from lrnn.ops.kernels.short_convolution import as_float32, load_tokens, load_weights, newest
 
 SHORTEST = tl.constexpr(1e-24)  # squared length that is divided by, as in PyTorch's normalize
 
@@ -29,7 +29,18 @@ def _one_of(part, q, k, v):
 
 @triton.jit
 def _inverse_length(y):
-    return tl.rsqrt(tl.maximum(tl.sum(y * y), SHORTEST))
+    """Of each head of y (R, BD): (R, 1)."""
+    return tl.rsqrt(tl.maximum(tl.sum(y * y, 1), SHORTEST))[:, None]
+
+
+@triton.jit
+def _channels(D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr):
+    """Of R heads, (R, BD); R D stands for none, where D is not a power of two."""
+    r, d = tl.arange(0, R)[:, None], tl.arange(0, BD)[None, :]
+    c = r * D + d
+    if D < BD:
+        c = tl.where(d < D, c, R * D)
+    return c
 
 
 @triton.jit
@@ -41,82 +52,84 @@ def _factor(part, r, D: tl.constexpr):
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
     x, w, q, k, v, k_square, T, stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
-    BD: tl.constexpr, GROUP: tl.constexpr,
+    R: tl.constexpr, BD: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """x (batch, T, 3 H D) with rows `stride` apart, w (3 H D, K); q, k, v (batch, T, H, D); k_square (batch, T, H)."""
-    head, part = tl.program_id(0) % H, tl.program_id(0) // H
+    heads = tl.program_id(0) * R
+    head, part = heads % H, heads // H
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
-    d = tl.arange(0, BD)
-    x += b * T * stride + tl.program_id(0) * D
+    c = _channels(D, R, BD)
+    x += b * T * stride + heads * D
     y_out = _one_of(part, q, k, v) + b * T * H * D + head * D
-    k_square += b * T * H + head
-    taps, _ = load_weights(w + tl.program_id(0) * D * K, w, d, D, K, False)
-    xs = load_tokens(x, first - K, T, stride, d, D, K)
-    x_ahead = load_tokens(x, first, T, stride, d, D, GROUP)
+    k_square += b * T * H + head + tl.arange(0, R)
+    taps, _ = load_weights(w + heads * D * K, w, c, R * D, K, False)
+    xs = as_float32(load_tokens(x, first - K, T, stride, c, R * D, K))
+    x_ahead = load_tokens(x, first, T, stride, c, R * D, GROUP)
     for group in range(first, first + BT, GROUP):
-        x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, d, D, GROUP)
+        x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, R * D, GROUP)
         for i in tl.static_range(GROUP):
             t = group + i
-            xs = newest(x_group[i], xs)
-            z = tl.zeros((BD,), tl.float32)
+            xs = newest(x_group[i].to(tl.float32), xs)
+            z = tl.zeros((R, BD), tl.float32)
             for j in tl.static_range(K):
-                z += taps[j] * xs[j].to(tl.float32)
+                z += taps[j] * xs[j]
             y = z * tl.sigmoid(z)
             y = (y * _factor(part, _inverse_length(y), D)).to(q.dtype.element_ty)
-            tl.store(y_out + t * H * D + d, y, (t < T) & (d < D))
+            tl.store(y_out + t * H * D + c, y, (t < T) & (c < R * D))
             if part == 1:
                 rounded = y.to(tl.float32)
-                tl.store(k_square + t * H, tl.sum(rounded * rounded), t < T)
+                tl.store(k_square + t * H, tl.sum(rounded * rounded, 1), t < T)
 
 
 @triton.jit(do_not_specialize=["T"])
 def backward_kernel(
     x, w, dq, dk, dv, dx, dw, T, stride, dx_stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
-    BD: tl.constexpr, GROUP: tl.constexpr,
+    R: tl.constexpr, BD: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """As above; dx (batch, T, 3 H D) with rows `dx_stride` apart.
 
     dw (batch, blocks of tokens, K, 3 H D) are shares, to be summed.
     """
-    head, part = tl.program_id(0) % H, tl.program_id(0) // H
+    heads = tl.program_id(0) * R
+    head, part = heads % H, heads // H
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
     share = b * tl.num_programs(1) + tl.program_id(1)
-    d = tl.arange(0, BD)
-    x += b * T * stride + tl.program_id(0) * D
+    c = _channels(D, R, BD)
+    x += b * T * stride + heads * D
     dy_in = _one_of(part, dq, dk, dv) + b * T * H * D + head * D
-    dx += b * T * dx_stride + tl.program_id(0) * D
-    dw += share * K * 3 * H * D + tl.program_id(0) * D
-    taps, _ = load_weights(w + tl.program_id(0) * D * K, w, d, D, K, False)
+    dx += b * T * dx_stride + heads * D
+    dw += share * K * 3 * H * D + heads * D
+    taps, _ = load_weights(w + heads * D * K, w, c, R * D, K, False)
     dzs, dws = (), ()
     for _ in tl.static_range(K):
-        dzs += (tl.zeros((BD,), tl.float32),)
-        dws += (tl.zeros((BD,), tl.float32),)
-    xs = load_tokens(x, first - K, T, stride, d, D, K)
-    x_ahead = load_tokens(x, first, T, stride, d, D, GROUP)
-    dy_ahead = load_tokens(dy_in, first, T, H * D, d, D, GROUP)
+        dzs += (tl.zeros((R, BD), tl.float32),)
+        dws += (tl.zeros((R, BD), tl.float32),)
+    xs = as_float32(load_tokens(x, first - K, T, stride, c, R * D, K))
+    x_ahead = load_tokens(x, first, T, stride, c, R * D, GROUP)
+    dy_ahead = load_tokens(dy_in, first, T, H * D, c, R * D, GROUP)
     for group in range(first, first + BT + K - 1, GROUP):  # dx of a token needs dz of the K - 1 after it
-        x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, d, D, GROUP)
-        dy_group, dy_ahead = dy_ahead, load_tokens(dy_in, group + GROUP, T, H * D, d, D, GROUP)
+        x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, R * D, GROUP)
+        dy_group, dy_ahead = dy_ahead, load_tokens(dy_in, group + GROUP, T, H * D, c, R * D, GROUP)
         for i in tl.static_range(GROUP):
             t = group + i
-            xs, dy = newest(x_group[i], xs), dy_group[i].to(tl.float32)
-            z = tl.zeros((BD,), tl.float32)
+            xs, dy = newest(x_group[i].to(tl.float32), xs), dy_group[i].to(tl.float32)
+            z = tl.zeros((R, BD), tl.float32)
             for j in tl.static_range(K):
-                z += taps[j] * xs[j].to(tl.float32)
+                z += taps[j] * xs[j]
             gate = tl.sigmoid(z)
             y = z * gate
             r = _inverse_length(y)
-            along = tl.where(part == 2, 0.0, r * r * tl.sum(y * dy))
+            along = tl.where(part == 2, 0.0, r * r * tl.sum(y * dy, 1)[:, None])
             dy = _factor(part, r, D) * (dy - along * y)
             dz = dy * gate * (1 + z * (1 - gate))
             dzs = newest(dz, dzs)
             dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
-            dx_t, sums = tl.zeros((BD,), tl.float32), ()
+            dx_t, sums = tl.zeros((R, BD), tl.float32), ()
             for j in tl.static_range(K):
-                sums += (dws[j] + dz * xs[j].to(tl.float32),)
+                sums += (dws[j] + dz * xs[j],)
                 dx_t += taps[j] * dzs[K - 1 - j]
             dws = sums
             t -= K - 1
-            tl.store(dx + t * dx_stride + d, dx_t, (t >= first) & (t < first + BT) & (t < T) & (d < D))
+            tl.store(dx + t * dx_stride + c, dx_t, (t >= first) & (t < first + BT) & (t < T) & (c < R * D))
     for j in tl.static_range(K):
-        tl.store(dw + j * 3 * H * D + d, dws[j], d < D)
+        tl.store(dw + j * 3 * H * D + c, dws[j], c < R * D)

@@ -33,6 +33,15 @@ def load_weights(w, bias, c, C: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.cons
 
 
 @triton.jit
+def as_float32(xs):
+    """The tokens once converted, rather than at each use."""
+    converted = ()
+    for j in tl.static_range(len(xs)):
+        converted += (xs[j].to(tl.float32),)
+    return converted
+
+
+@triton.jit
 def newest(x, past):
     """The tokens (oldest, ..., newest) after x has come."""
     kept = ()
@@ -53,16 +62,16 @@ def forward_kernel(
     x += b * T * stride
     y += b * T * C
     taps, z0 = load_weights(w, bias, c, C, K, HAS_BIAS)
-    xs = load_tokens(x, first - K, T, stride, c, C, K)
+    xs = as_float32(load_tokens(x, first - K, T, stride, c, C, K))
     x_ahead = load_tokens(x, first, T, stride, c, C, GROUP)
     for group in range(first, first + BT, GROUP):
         x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, C, GROUP)
         for i in tl.static_range(GROUP):
             t = group + i
-            xs = newest(x_group[i], xs)
+            xs = newest(x_group[i].to(tl.float32), xs)
             z = z0
             for j in tl.static_range(K):
-                z += taps[j] * xs[j].to(tl.float32)
+                z += taps[j] * xs[j]
             tl.store(y + t * C + c, z * tl.sigmoid(z), (t < T) & (c < C))
 
 
@@ -84,17 +93,17 @@ def backward_kernel(
     for _ in tl.static_range(K):
         dzs += (tl.zeros((BC,), tl.float32),)
         dws += (tl.zeros((BC,), tl.float32),)
-    xs = load_tokens(x, first - K, T, stride, c, C, K)
+    xs = as_float32(load_tokens(x, first - K, T, stride, c, C, K))
     x_ahead, dy_ahead = load_tokens(x, first, T, stride, c, C, GROUP), load_tokens(dy, first, T, C, c, C, GROUP)
     for group in range(first, first + BT + K - 1, GROUP):  # dx of a token needs dz of the K - 1 after it
         x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, C, GROUP)
         dy_group, dy_ahead = dy_ahead, load_tokens(dy, group + GROUP, T, C, c, C, GROUP)
         for i in tl.static_range(GROUP):
             t = group + i
-            xs, dy_t = newest(x_group[i], xs), dy_group[i].to(tl.float32)
+            xs, dy_t = newest(x_group[i].to(tl.float32), xs), dy_group[i].to(tl.float32)
             z = z0
             for j in tl.static_range(K):
-                z += taps[j] * xs[j].to(tl.float32)
+                z += taps[j] * xs[j]
             gate = tl.sigmoid(z)
             dz = dy_t * gate * (1 + z * (1 - gate))
             dzs = newest(dz, dzs)
@@ -102,7 +111,7 @@ def backward_kernel(
             dbias_sum += dz
             dx_t, sums = tl.zeros((BC,), tl.float32), ()
             for j in tl.static_range(K):
-                sums += (dws[j] + dz * xs[j].to(tl.float32),)
+                sums += (dws[j] + dz * xs[j],)
                 dx_t += taps[j] * dzs[K - 1 - j]
             dws = sums
             t -= K - 1
