@@ -71,7 +71,7 @@ class DeltaNetMixer(nn.Module):
         if k.element_size() < 4:  # rounded, k is not quite of length 1: a state that always reflects would grow or fade
             beta = beta / k_square.clamp_min(0.5)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
-        return self.out_proj(self.norm(at_least_float32(o)).to(o.dtype).flatten(-2)), (conv_state, S)
+        return self.out_proj(self.norm(at_least_float32(o)).flatten(-2)), (conv_state, S)
 
     def recurrence_flops(self, context: int) -> int:
         """A token's, forward, beside the weights': the state is read for k, written, and read for q."""

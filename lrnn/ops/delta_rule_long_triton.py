@@ -31,7 +31,9 @@ def delta_rule_op(
     o, S_end = v.new_empty(v.shape), v.new_empty(B, H, K, V, dtype=torch.float32)
     L, (G, starts) = k.new_empty(B, T, H, CHUNK), _kept(v, K, keep)
     sizes = {"H": H, "K": K, "C": CHUNK, "BK": _tile(K)}
-    solve_kernel[(cdiv(T, CHUNK), B * H)](k, beta, L, T, **sizes, **SOLVE)
+    chunks = cdiv(T, CHUNK)
+    scratch = beta.new_empty(B * H * chunks, CHUNK, SOLVE["BLOCK"])
+    solve_kernel[(chunks, B * H)](k, beta, L, scratch, T, **sizes, **SOLVE)
     options = _columns(V, FORWARD)
     forward_kernel[(cdiv(V, options["BV"]), B * H)](
         q, k, v, beta, L, S0, o, G, starts, S_end, T, V=V, HAS_S0=S0 is not None, KEEP=keep, **sizes, **options

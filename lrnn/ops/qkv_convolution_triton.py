@@ -11,10 +11,9 @@ from triton import cdiv, next_power_of_2
 from lrnn.ops.kernels.qkv_convolution import backward_kernel, forward_kernel
 from lrnn.ops.short_convolution_triton import ANY_STRIDES, evenly_spaced_rows
 
-CHANNELS = 256  # a program, at most: whole heads, at least one
-# tokens a program, and how many it reads at once
-FORWARD = {"BT": 32, "GROUP": 4, "num_warps": 1}
-BACKWARD = {"BT": 64, "GROUP": 2, "num_warps": 1}
+# channels a program (those of whole heads, of one at least), its tokens, and how many it reads at once
+FORWARD = {"channels": 256, "BT": 32, "GROUP": 4, "num_warps": 1}
+BACKWARD = {"channels": 128, "BT": 128, "GROUP": 4, "num_warps": 1}
 
 
 @torch.library.custom_op("lrnn::qkv_convolution", mutates_args=(), tags=ANY_STRIDES)
@@ -27,9 +26,9 @@ def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, T
     x = evenly_spaced_rows(x)
     q, k, v, k_square, rest = _outputs(x, weight, heads)
     rest.copy_(x[..., len(weight) :])
-    sizes = _sizes(q, weight)
-    forward_kernel[(3 * heads // sizes["R"], cdiv(T, FORWARD["BT"]), batch)](
-        x, weight, q, k, v, k_square, T, x.stride(1), **sizes, **FORWARD
+    sizes = _sizes(q, weight, **FORWARD)
+    forward_kernel[(3 * heads // sizes["R"], cdiv(T, sizes["BT"]), batch)](
+        x, weight, q, k, v, k_square, T, x.stride(1), **sizes
     )
     return q, k, v, k_square, rest
 
@@ -44,13 +43,13 @@ def qkv_convolution_backward(
     x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, drest: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight."""
-    (batch, T, _), (C, K), sizes = x.shape, weight.shape, _sizes(dq, weight)
+    (batch, T, _), (C, K), sizes = x.shape, weight.shape, _sizes(dq, weight, **BACKWARD)
     x, dq, dk, dv = evenly_spaced_rows(x), dq.contiguous(), dk.contiguous(), dv.contiguous()
-    dx, blocks = x.new_empty(x.shape), cdiv(T, BACKWARD["BT"])
+    dx, blocks = x.new_empty(x.shape), cdiv(T, sizes["BT"])
     dx[..., C:] = drest
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
     backward_kernel[(3 * sizes["H"] // sizes["R"], blocks, batch)](
-        x, weight, dq, dk, dv, dx, dw, T, x.stride(1), dx.stride(1), **sizes, **BACKWARD
+        x, weight, dq, dk, dv, dx, dw, T, x.stride(1), dx.stride(1), **sizes
     )
     return dx, dw.sum(0).mT.to(weight.dtype).contiguous()
 
@@ -78,8 +77,9 @@ def _outputs(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Ten
     return q, k, v, x.new_empty(batch, T, heads, dtype=torch.float32), x.new_empty(batch, T, channels - C)
 
 
-def _sizes(q: Tensor, weight: Tensor) -> dict[str, int]:
-    """The kernels' sizes for q (batch, T, H, D) and the weight (3 H D, K)."""
+def _sizes(q: Tensor, weight: Tensor, channels: int, **options: int) -> dict[str, int]:
+    """The kernels' sizes for q (batch, T, H, D) and the weight (3 H D, K), of which a program takes R heads."""
     H, D = q.shape[2:]
     BD = next_power_of_2(D)
-    return {"H": H, "D": D, "K": weight.shape[1], "R": gcd(H, max(1, CHANNELS // BD)), "BD": BD}
+    R = gcd(H, max(1, channels // BD))
+    return {"H": H, "D": D, "K": weight.shape[1], "R": R, "BD": BD, **options}

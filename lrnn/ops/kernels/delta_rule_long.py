@@ -40,47 +40,65 @@ def _betas(beta, t, T, H, C: tl.constexpr):
 
 
 @triton.jit
-def _inverse(nb, BLOCK: tl.constexpr):
-    """(I + N b)^-1 of N b (BLOCK, BLOCK), strictly lower, row by row.
+def _inverses(nbs, scratch, BLOCK: tl.constexpr):
+    """(I + N b)^-1 of each N b (BLOCK, BLOCK), strictly lower, row by row: r_i = e_i - sum_{l<i} (N b)_il r_l.
 
-    Powers of N b, as in a product form of the inverse, grow past float32's precision where keys repeat and beta is
-    near 2, which is just what a state that counts does.
+    For all of them at once, and by way of `scratch`: so a thread can read a number (N b)_il by itself, which all its
+    columns share. Powers of N b, as in a product form of the inverse, grow past float32's precision where keys repeat
+    and beta is near 2, which is just what a state that counts does.
     """
-    row, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
-    inverse = -nb  # but for its diagonal
-    for i in range(2, BLOCK):
-        r = tl.sum(tl.where(row == i, inverse, 0.0), 0)
-        r += tl.sum(r[:, None] * inverse, 0)
-        inverse = tl.where(row == i, r[None, :], inverse)
-    return inverse + tl.where(row == column, 1.0, 0.0)
+    size: tl.constexpr = BLOCK * BLOCK
+    tile = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    for b in tl.static_range(len(nbs)):
+        tl.store(scratch + b * size + tile, nbs[b])
+    tl.debug_barrier()
+    block, column = scratch + tl.arange(0, len(nbs))[:, None] * size, tl.arange(0, BLOCK)[None, :]
+    rows = ()
+    for i in tl.static_range(BLOCK):
+        r = tl.where(column == i, 1.0, 0.0) + tl.zeros((len(nbs), BLOCK), tl.float32)
+        for m in tl.static_range(i):
+            r -= tl.load(block + i * BLOCK + m) * rows[m]
+        rows += (r,)
+    tl.debug_barrier()
+    for i in tl.static_range(BLOCK):
+        tl.store(block + i * BLOCK + column, rows[i])
+    tl.debug_barrier()
+    inverses = ()
+    for b in tl.static_range(len(nbs)):
+        inverses += (tl.load(scratch + b * size + tile),)
+    return inverses
 
 
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
-    k, beta, L, T, H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BLOCK: tl.constexpr
+    k, beta, L, scratch, T, H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """k (B, T, H, K), beta (B, T, H), L (B, T, H, C); a program for each chunk and head.
+    """k (B, T, H, K), beta (B, T, H), L (B, T, H, C), scratch (B, H, chunks, C, BLOCK); a program a chunk and head.
 
     In blocks of BLOCK tokens: L_ij = (I + N_ii b_i)^-1 (N_ij - sum_{j<=l<i} N_il b_l L_lj).
     """
     t, head = tl.program_id(0) * C, tl.program_id(1).to(tl.int64)
     first = head // H * T * H + head % H  # token 0 of this head, counted in heads
     row, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
-    ks, bs, L_rows = (), (), ()  # L_rows: what is done of L, tuples of blocks
+    ks, bs, diagonal = (), (), ()
     for i in tl.static_range(C // BLOCK):
         ks += (_rows(k + first * K, t + i * BLOCK, T, H * K, K, BLOCK, BK),)
         bs += (_betas(beta + first, t + i * BLOCK, T, H, BLOCK)[None, :],)
+        diagonal += (tl.where(row > column, tl.dot(ks[i], tl.trans(ks[i])), 0.0) * bs[i],)
+    scratch += (head * tl.num_programs(0) + tl.program_id(0)) * C * BLOCK
+    inverses = _inverses(diagonal, scratch, BLOCK)
+    L_rows = ()  # what is done of L, tuples of blocks
+    for i in tl.static_range(C // BLOCK):
         n, L_row = (), ()
         for j in tl.static_range(i + 1):
             kk = tl.dot(ks[i], tl.trans(ks[j]))
             n += (tl.where(row > column, kk, 0.0) if i == j else kk,)
-        inverse = _inverse(n[i] * bs[i], BLOCK)
         for j in tl.static_range(C // BLOCK):
             if j <= i:
                 r = n[j]
                 for m in tl.static_range(j, i):
                     r -= tl.dot(n[m] * bs[m], L_rows[m][j], input_precision="tf32x3")
-                r = tl.dot(inverse, r, input_precision="tf32x3")
+                r = tl.dot(inverses[i], r, input_precision="tf32x3")
                 L_row += (r,)
             else:
                 r = tl.zeros((BLOCK, BLOCK), tl.float32)

@@ -65,7 +65,7 @@ def forward_kernel(
     taps, _ = load_weights(w + heads * D * K, w, c, R * D, K, False)
     xs = as_float32(load_tokens(x, first - K, T, stride, c, R * D, K))
     x_ahead = load_tokens(x, first, T, stride, c, R * D, GROUP)
-    for group in range(first, first + BT, GROUP):
+    for group in range(first, tl.minimum(first + BT, T), GROUP):
         x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, R * D, GROUP)
         for i in tl.static_range(GROUP):
             t = group + i
@@ -107,7 +107,7 @@ def backward_kernel(
     xs = as_float32(load_tokens(x, first - K, T, stride, c, R * D, K))
     x_ahead = load_tokens(x, first, T, stride, c, R * D, GROUP)
     dy_ahead = load_tokens(dy_in, first, T, H * D, c, R * D, GROUP)
-    for group in range(first, first + BT + K - 1, GROUP):  # dx of a token needs dz of the K - 1 after it
+    for group in range(first, tl.minimum(first + BT, T) + K - 1, GROUP):  # dx of a token needs dz of the K - 1 after it
         x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, R * D, GROUP)
         dy_group, dy_ahead = dy_ahead, load_tokens(dy_in, group + GROUP, T, H * D, c, R * D, GROUP)
         for i in tl.static_range(GROUP):

@@ -64,7 +64,7 @@ def forward_kernel(
     taps, z0 = load_weights(w, bias, c, C, K, HAS_BIAS)
     xs = as_float32(load_tokens(x, first - K, T, stride, c, C, K))
     x_ahead = load_tokens(x, first, T, stride, c, C, GROUP)
-    for group in range(first, first + BT, GROUP):
+    for group in range(first, tl.minimum(first + BT, T), GROUP):
         x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, C, GROUP)
         for i in tl.static_range(GROUP):
             t = group + i
@@ -95,7 +95,7 @@ def backward_kernel(
         dws += (tl.zeros((BC,), tl.float32),)
     xs = as_float32(load_tokens(x, first - K, T, stride, c, C, K))
     x_ahead, dy_ahead = load_tokens(x, first, T, stride, c, C, GROUP), load_tokens(dy, first, T, C, c, C, GROUP)
-    for group in range(first, first + BT + K - 1, GROUP):  # dx of a token needs dz of the K - 1 after it
+    for group in range(first, tl.minimum(first + BT, T) + K - 1, GROUP):  # dx of a token needs dz of the K - 1 after it
         x_group, x_ahead = x_ahead, load_tokens(x, group + GROUP, T, stride, c, C, GROUP)
         dy_group, dy_ahead = dy_ahead, load_tokens(dy, group + GROUP, T, C, c, C, GROUP)
         for i in tl.static_range(GROUP):
