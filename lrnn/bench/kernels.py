@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lrnn.bench.row import Row, in_turn
 from lrnn.ops import delta_rule, qkv_convolution, unit_heads
-from lrnn.ops.add_norm_triton import add_norm_op
+from lrnn.ops.norm_triton import add_norm_op
 from lrnn.ops.selective_scan_triton import selective_scan_backward, selective_scan_op
 from lrnn.ops.short_convolution_triton import short_convolution_backward, short_convolution_op
 from lrnn.ops.swiglu_triton import swiglu_op

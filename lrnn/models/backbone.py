@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.linear import Linear
-from lrnn.ops import Form, add_norm, dtype_of_products, short_convolution, swiglu
+from lrnn.ops import Form, add_norm, dtype_of_products, rms_norm, short_convolution, swiglu
 
 MixerState = tuple[Tensor, ...]
 
@@ -64,14 +64,22 @@ class SwiGLU(nn.Module):
         return self.down(swiglu(self.gate_up(x)))
 
 
-class AddNorm(nn.RMSNorm):
-    """x, y -> x + y and its RMS norm (lrnn/ops/add_norm.py)."""
+class RMSNorm(nn.Module):
+    """The RMS norm of x (B, T, ..., size) (lrnn/ops/norm.py)."""
 
-    def __init__(self, width: int, eps: float):
-        super().__init__(width, eps=eps)
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+class AddNorm(RMSNorm):
+    """x, y (B, T, size) -> x + y and its RMS norm."""
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        assert self.eps is not None
         return add_norm(x, y, self.weight, self.eps)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution
+from lrnn.models.backbone import MixerState, RMSNorm, ShortConvolution
 from lrnn.models.gate_saturation import SaturateLogits
 from lrnn.models.linear import Linear
 from lrnn.models.linear_rnn import LinearRNN
@@ -50,7 +50,7 @@ class DeltaNetMixer(nn.Module):
         self.splits = [3 * channels, heads]
         self.in_proj = Linear(width, sum(self.splits))  # q, k, v and the logits of beta
         self.conv = ShortConvolution(3 * channels, conv_size, form=form, init_std=conv_init_std)
-        self.norm = nn.RMSNorm(head_size, eps=norm_eps)
+        self.norm = RMSNorm(head_size, norm_eps)
         self.out_proj = Linear(channels, width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
@@ -71,11 +71,12 @@ class DeltaNetMixer(nn.Module):
         if k.element_size() < 4:  # rounded, k is not quite of length 1: a state that always reflects would grow or fade
             beta = beta / k_square.clamp_min(0.5)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
-        return self.out_proj(self.norm(at_least_float32(o)).flatten(-2)), (conv_state, S)
+        return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
     def recurrence_flops(self, context: int) -> int:
         """A token's, forward, beside the weights': the state is read for k, written, and read for q."""
-        return 6 * self.out_proj.in_features * self.norm.normalized_shape[0]
+        channels = self.out_proj.in_features
+        return 6 * channels * (channels // self.heads)
 
 
 class DeltaNet(LinearRNN):

@@ -9,15 +9,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import add_norm, delta_rule, qkv_convolution, selective_scan, short_convolution, swiglu
+from lrnn.ops import add_norm, delta_rule, qkv_convolution, rms_norm, selective_scan, short_convolution, swiglu
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":  # set by conftest.py where there is no GPU
     pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
 
-from lrnn.ops.add_norm_triton import add_norm_op
 from lrnn.ops.delta_rule_long_triton import delta_rule_op as long_delta_rule_op
 from lrnn.ops.delta_rule_short_triton import delta_rule_op as short_delta_rule_op
+from lrnn.ops.norm_triton import add_norm_op, rms_norm_op
 from lrnn.ops.qkv_convolution_triton import qkv_convolution_op
 from lrnn.ops.selective_scan_triton import selective_scan_op
 from lrnn.ops.short_convolution_triton import short_convolution_op
@@ -55,6 +55,10 @@ def test_delta_rule(form, T, K, V):
 def test_add_norm(rows, D):
     tensors = torch.randn(1, rows, D), torch.randn(1, rows, D), torch.randn(D)
     compare(lambda x, y, w: add_norm_op(x, y, w, 1e-3, torch.float32), lambda x, y, w: add_norm(x, y, w, 1e-3), tensors)
+    x, _, weight = tensors
+    compare(
+        lambda x, w: (rms_norm_op(x, w, 1e-3),), lambda x, w: (rms_norm(x, w, 1e-3),), (x.detach(), weight.detach())
+    )
 
 
 @pytest.mark.parametrize(("T", "D"), [(3, 5), (2, 1100)])  # a program a token, and two

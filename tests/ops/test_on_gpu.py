@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import add_norm, delta_rule, qkv_convolution, selective_scan, short_convolution, swiglu
+from lrnn.ops import add_norm, delta_rule, qkv_convolution, rms_norm, selective_scan, short_convolution, swiglu
 
 pytestmark = pytest.mark.gpu
 
@@ -123,6 +123,15 @@ def test_add_norm(T, D, dtype):
             return add_norm(x, y, weight, 1e-6, form=form)
 
     compare(op, tensors, ("s", "h", "dx", "dy", "dweight"), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("T", "H", "D"), [(2, 3, 24), (700, 4, 128)])
+def test_rms_norm(T, H, D, dtype):
+    def op(x, weight, form="auto"):
+        return (rms_norm(x, weight, 1e-6, form=form),)
+
+    compare(op, (torch.randn(2, T, H, D).to(dtype), torch.randn(D)), ("h", "dx", "dweight"), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
