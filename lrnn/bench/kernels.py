@@ -1,6 +1,7 @@
 """On a GPU: the kernels, forward and backward, from a CUDA graph, so that launching does not count."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.bench.row import Row, in_turn
-from lrnn.ops import delta_rule, qkv_convolution, unit_heads
+from lrnn.ops import delta_rule, qkv_convolution, swiglu, unit_heads
 from lrnn.ops.norm_triton import add_norm_op
 from lrnn.ops.selective_scan_triton import selective_scan_backward, selective_scan_op
 from lrnn.ops.short_convolution_triton import short_convolution_backward, short_convolution_op
@@ -144,11 +145,8 @@ def _add_norm(B: int, T: int, D: int) -> Row:
 
 
 def _swiglu(B: int, T: int, D: int) -> Row:
-    def pytorch(gate_up: Tensor) -> Tensor:
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate) * up
-
     name = f"SwiGLU between its products, {B} x {T} x {D}, bf16"
+    pytorch = partial(swiglu, form="chunked")
     return _beside_compiled(name, swiglu_op, pytorch, (_randn(B, T, 2 * D),), (_randn(B, T, D),))
 
 

@@ -64,13 +64,10 @@ class SwiGLU(nn.Module):
         return self.down(swiglu(self.gate_up(x)))
 
 
-class RMSNorm(nn.Module):
-    """The RMS norm of x (B, T, ..., size) (lrnn/ops/norm.py)."""
+class RMSNorm(nn.RMSNorm):
+    """PyTorch's, of x (B, T, ..., size), by lrnn/ops/norm.py."""
 
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
+    eps: float
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)

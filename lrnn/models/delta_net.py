@@ -75,8 +75,7 @@ class DeltaNetMixer(nn.Module):
 
     def recurrence_flops(self, context: int) -> int:
         """A token's, forward, beside the weights': the state is read for k, written, and read for q."""
-        channels = self.out_proj.in_features
-        return 6 * channels * (channels // self.heads)
+        return 6 * self.out_proj.in_features * self.norm.normalized_shape[0]
 
 
 class DeltaNet(LinearRNN):

@@ -1,4 +1,4 @@
-"""The linear layer of all architectures."""
+"""The linear layer of the architectures that train in 16 bits, and of every MLP."""
 
 from torch import Tensor, nn
 

@@ -23,7 +23,7 @@ def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, T
     The weight is (3 H D, K).
     """
     batch, T, _ = x.shape
-    x = evenly_spaced_rows(x)
+    x, weight = evenly_spaced_rows(x), weight.contiguous()
     q, k, v, k_square, rest = _outputs(x, weight, heads)
     rest.copy_(x[..., len(weight) :])
     sizes = _sizes(q, weight, **FORWARD)
@@ -44,7 +44,8 @@ def qkv_convolution_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of x and weight."""
     (batch, T, _), (C, K), sizes = x.shape, weight.shape, _sizes(dq, weight, **BACKWARD)
-    x, dq, dk, dv = evenly_spaced_rows(x), dq.contiguous(), dk.contiguous(), dv.contiguous()
+    x, weight = evenly_spaced_rows(x), weight.contiguous()
+    dq, dk, dv = dq.contiguous(), dk.contiguous(), dv.contiguous()
     dx, blocks = x.new_empty(x.shape), cdiv(T, sizes["BT"])
     dx[..., C:] = drest
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
@@ -78,7 +79,7 @@ def _outputs(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Ten
 
 
 def _sizes(q: Tensor, weight: Tensor, channels: int, **options: int) -> dict[str, int]:
-    """The kernels' sizes for q (batch, T, H, D) and the weight (3 H D, K), of which a program takes R heads."""
+    """The kernels' sizes for q (batch, T, H, D) and the weight (3 H D, K); a program takes R heads."""
     H, D = q.shape[2:]
     BD = next_power_of_2(D)
     R = gcd(H, max(1, channels // BD))

@@ -12,7 +12,7 @@ from lrnn.ops.kernels.short_convolution import backward_kernel, forward_kernel
 # tokens and channels a program, and how many tokens it reads at once
 FORWARD = {"BT": 64, "BC": 256, "GROUP": 4, "num_warps": 2}
 BACKWARD = {"BT": 128, "BC": 256, "GROUP": 4, "num_warps": 2}
-# of x; a compiler that pads the rows of a projection would copy them back into dense ones otherwise
+# a compiler that pads the rows of x, a projection, would copy them back into dense ones otherwise
 ANY_STRIDES = (torch.Tag.flexible_layout,)
 
 
@@ -20,7 +20,7 @@ ANY_STRIDES = (torch.Tag.flexible_layout,)
 def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """SiLU of the convolution of x (batch, T, C) with zeros before its start; weight (C, K), bias (C,)."""
     batch, T, C = x.shape
-    x = evenly_spaced_rows(x)
+    x, weight = evenly_spaced_rows(x), weight.contiguous()
     y = x.new_empty(batch, T, C)
     forward_kernel[(cdiv(C, FORWARD["BC"]), cdiv(T, FORWARD["BT"]), batch)](
         x, weight, bias, y, T, x.stride(1), C=C, K=weight.shape[1], HAS_BIAS=bias is not None, **FORWARD
@@ -39,7 +39,8 @@ def short_convolution_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x, weight and bias; the last is empty without one."""
     (batch, T, C), K = x.shape, weight.shape[1]
-    x, dy, blocks = evenly_spaced_rows(x), dy.contiguous(), cdiv(T, BACKWARD["BT"])
+    x, weight, dy = evenly_spaced_rows(x), weight.contiguous(), dy.contiguous()
+    blocks = cdiv(T, BACKWARD["BT"])
     dx = x.new_empty(batch, T, C)
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
     dbias = x.new_empty(batch * blocks, C if bias is not None else 0, dtype=torch.float32)

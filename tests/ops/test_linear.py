@@ -28,6 +28,6 @@ def test_the_gradient_of_the_weight_is_not_rounded(device, compiled):
     assert error < (error_0 / 100 if device == "cuda" else 0.01)  # a CPU has no such product
 
 
-def test_without_autocast_it_is_pytorchs(device="cpu"):
+def test_without_autocast_it_is_pytorchs():
     x, weight = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=0, atol=0)

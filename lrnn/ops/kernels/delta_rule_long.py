@@ -80,19 +80,20 @@ def solve_kernel(
     t, head = tl.program_id(0) * C, tl.program_id(1).to(tl.int64)
     first = head // H * T * H + head % H  # token 0 of this head, counted in heads
     row, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
-    ks, bs, diagonal = (), (), ()
+    ks, bs, n_ii, nb_ii = (), (), (), ()
     for i in tl.static_range(C // BLOCK):
         ks += (_rows(k + first * K, t + i * BLOCK, T, H * K, K, BLOCK, BK),)
         bs += (_betas(beta + first, t + i * BLOCK, T, H, BLOCK)[None, :],)
-        diagonal += (tl.where(row > column, tl.dot(ks[i], tl.trans(ks[i])), 0.0) * bs[i],)
+        n_ii += (tl.where(row > column, tl.dot(ks[i], tl.trans(ks[i])), 0.0),)
+        nb_ii += (n_ii[i] * bs[i],)
     scratch += (head * tl.num_programs(0) + tl.program_id(0)) * C * BLOCK
-    inverses = _inverses(diagonal, scratch, BLOCK)
+    inverses = _inverses(nb_ii, scratch, BLOCK)
     L_rows = ()  # what is done of L, tuples of blocks
     for i in tl.static_range(C // BLOCK):
         n, L_row = (), ()
-        for j in tl.static_range(i + 1):
-            kk = tl.dot(ks[i], tl.trans(ks[j]))
-            n += (tl.where(row > column, kk, 0.0) if i == j else kk,)
+        for j in tl.static_range(i):
+            n += (tl.dot(ks[i], tl.trans(ks[j])),)
+        n += (n_ii[i],)
         for j in tl.static_range(C // BLOCK):
             if j <= i:
                 r = n[j]
