@@ -12,8 +12,8 @@ from lrnn.ops.kernels.qkv_convolution import backward_kernel, forward_kernel
 from lrnn.ops.short_convolution_triton import ANY_STRIDES, evenly_spaced_rows
 
 # channels a program (those of whole heads, of one at least), its tokens, and how many it reads at once
-FORWARD = {"channels": 256, "BT": 32, "GROUP": 4, "num_warps": 1}
-BACKWARD = {"channels": 128, "BT": 128, "GROUP": 4, "num_warps": 1}
+FORWARD = {"channels": 128, "BT": 32, "GROUP": 4, "num_warps": 1}
+BACKWARD = {"channels": 128, "BT": 64, "GROUP": 4, "num_warps": 1}
 
 
 @torch.library.custom_op("lrnn::qkv_convolution", mutates_args=(), tags=ANY_STRIDES)

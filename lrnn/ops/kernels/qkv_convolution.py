@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from lrnn.ops.kernels.short_convolution import as_float32, load_tokens, load_weights, newest
+from lrnn.ops.kernels.silu import silu
 
 SHORTEST = tl.constexpr(1e-24)  # squared length that is divided by, as in PyTorch's normalize
 
@@ -44,9 +45,21 @@ def _channels(D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
-def _factor(part, r, D: tl.constexpr):
-    """What y, of inverse length r, is multiplied with to give q, k or v."""
-    return tl.where(part == 0, r * D**-0.5, tl.where(part == 1, r, 1.0))
+def _normalize(part, y, D: tl.constexpr):
+    """q, k or v of y (R, BD); v is y as it is."""
+    if part < 2:
+        y *= _inverse_length(y) * tl.where(part == 0, D**-0.5, 1.0)
+    return y
+
+
+@triton.jit
+def _normalize_gradient(part, y, dy, D: tl.constexpr):
+    """The gradient of y, from that of q, k or v."""
+    if part < 2:
+        r = _inverse_length(y)
+        along = r * r * tl.sum(y * dy, 1)[:, None]
+        dy = r * tl.where(part == 0, D**-0.5, 1.0) * (dy - along * y)
+    return dy
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -73,8 +86,7 @@ def forward_kernel(
             z = tl.zeros((R, BD), tl.float32)
             for j in tl.static_range(K):
                 z += taps[j] * xs[j]
-            y = z * tl.sigmoid(z)
-            y = (y * _factor(part, _inverse_length(y), D)).to(q.dtype.element_ty)
+            y = _normalize(part, silu(z)[0], D).to(q.dtype.element_ty)
             tl.store(y_out + t * H * D + c, y, (t < T) & (c < R * D))
             if part == 1:
                 rounded = y.to(tl.float32)
@@ -116,12 +128,8 @@ def backward_kernel(
             z = tl.zeros((R, BD), tl.float32)
             for j in tl.static_range(K):
                 z += taps[j] * xs[j]
-            gate = tl.sigmoid(z)
-            y = z * gate
-            r = _inverse_length(y)
-            along = tl.where(part == 2, 0.0, r * r * tl.sum(y * dy, 1)[:, None])
-            dy = _factor(part, r, D) * (dy - along * y)
-            dz = dy * gate * (1 + z * (1 - gate))
+            y, slope = silu(z)
+            dz = _normalize_gradient(part, y, dy, D) * slope
             dzs = newest(dz, dzs)
             dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
             dx_t, sums = tl.zeros((R, BD), tl.float32), ()

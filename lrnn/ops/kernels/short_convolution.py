@@ -10,6 +10,8 @@ gradient computes z once more instead of keeping it:
 import triton
 import triton.language as tl
 
+from lrnn.ops.kernels.silu import silu
+
 
 @triton.jit
 def load_tokens(x, t, T, stride, c, C: tl.constexpr, N: tl.constexpr):
@@ -72,7 +74,7 @@ def forward_kernel(
             z = z0
             for j in tl.static_range(K):
                 z += taps[j] * xs[j]
-            tl.store(y + t * C + c, z * tl.sigmoid(z), (t < T) & (c < C))
+            tl.store(y + t * C + c, silu(z)[0], (t < T) & (c < C))
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -104,8 +106,7 @@ def backward_kernel(
             z = z0
             for j in tl.static_range(K):
                 z += taps[j] * xs[j]
-            gate = tl.sigmoid(z)
-            dz = dy_t * gate * (1 + z * (1 - gate))
+            dz = dy_t * silu(z)[1]
             dzs = newest(dz, dzs)
             dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
             dbias_sum += dz

@@ -10,6 +10,8 @@ A program takes BD channels of a token.
 import triton
 import triton.language as tl
 
+from lrnn.ops.kernels.silu import silu
+
 
 @triton.jit
 def forward_kernel(gate_up, y, D: tl.constexpr, BD: tl.constexpr):
@@ -18,7 +20,7 @@ def forward_kernel(gate_up, y, D: tl.constexpr, BD: tl.constexpr):
     at = gate_up + t * 2 * D + d
     gate = tl.load(at, d < D, 0.0).to(tl.float32)
     up = tl.load(at + D, d < D, 0.0).to(tl.float32)
-    tl.store(y + t * D + d, gate * tl.sigmoid(gate) * up, d < D)
+    tl.store(y + t * D + d, silu(gate)[0] * up, d < D)
 
 
 @triton.jit
@@ -29,6 +31,6 @@ def backward_kernel(gate_up, dy, dgate_up, D: tl.constexpr, BD: tl.constexpr):
     gate = tl.load(gate_up + at, d < D, 0.0).to(tl.float32)
     up = tl.load(gate_up + at + D, d < D, 0.0).to(tl.float32)
     dy_d = tl.load(dy + t * D + d, d < D, 0.0).to(tl.float32)
-    share = tl.sigmoid(gate)
-    tl.store(dgate_up + at, dy_d * up * share * (1 + gate * (1 - share)), d < D)
-    tl.store(dgate_up + at + D, dy_d * gate * share, d < D)
+    gated, slope = silu(gate)
+    tl.store(dgate_up + at, dy_d * up * slope, d < D)
+    tl.store(dgate_up + at + D, dy_d * gated, d < D)
