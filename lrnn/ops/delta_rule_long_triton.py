@@ -30,7 +30,7 @@ def delta_rule_op(
     S0 = None if initial_state is None else initial_state.contiguous()
     o, S_end = v.new_empty(v.shape), v.new_empty(B, H, K, V, dtype=torch.float32)
     L, (G, starts) = k.new_empty(B, T, H, CHUNK), _kept(v, K, keep)
-    sizes = {"H": H, "K": K, "C": CHUNK, "BK": _tile(K)}
+    sizes = {"H": H, "K": K, "C": CHUNK, "BK": _tile(K), "WHOLE": _whole(T, K, V)}
     chunks = cdiv(T, CHUNK)
     scratch = beta.new_empty(B * H * chunks, CHUNK, SOLVE["BLOCK"])
     solve_kernel[(chunks, B * H)](k, beta, L, scratch, T, **sizes, **SOLVE)
@@ -67,7 +67,7 @@ def delta_rule_backward(
     dS_end = None if dS_end is None else dS_end.contiguous()
     dq, dk, dv, dbeta, dR = (torch.empty_like(x) for x in (q, k, do, beta, do))
     dS0, ends = q.new_empty(B, H, K, V, dtype=torch.float32), torch.empty_like(starts)
-    sizes = {"H": H, "K": K, "V": V, "C": CHUNK}
+    sizes = {"H": H, "K": K, "V": V, "C": CHUNK, "WHOLE": _whole(T, K, V)}
     options = _columns(V, ADJOINT)
     adjoint_kernel[(cdiv(V, options["BV"]), B * H)](
         q, k, beta, L, do, dS_end, dR, ends, dS0, T, HAS_DS=dS_end is not None, BK=_tile(K), **sizes, **options
@@ -120,6 +120,11 @@ def _kept(v: Tensor, K: int, keep: bool) -> tuple[Tensor, Tensor]:
 
 def _tile(size: int) -> int:
     return max(16, next_power_of_2(size))
+
+
+def _whole(T: int, K: int, V: int) -> bool:
+    """Whether all tiles are full, so that the kernels need not ask what is outside."""
+    return T % CHUNK == 0 and _tile(K) == K and _tile(V) == V
 
 
 def _columns(V: int, options: dict[str, int]) -> dict[str, int]:

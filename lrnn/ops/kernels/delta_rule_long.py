@@ -15,6 +15,8 @@ of O and S', are
 
 Nothing is divided by beta, and the same L serves both ways (with a unit diagonal left out, which is exact).
 
+WHOLE says that all tiles are full. What lies outside need not be asked then, which is an instruction in seven.
+
     solve_kernel      L                        all chunks at once
     forward_kernel    G, O and the states      along time, a head and some columns of its state a program
     adjoint_kernel    dR and the states' dS'   back along time, likewise
@@ -26,17 +28,17 @@ import triton.language as tl
 
 
 @triton.jit
-def _rows(x, t, T, stride, size, C: tl.constexpr, B: tl.constexpr):
+def _rows(x, t, T, stride, size, C: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr):
     """C rows of x (T, size), which are `stride` apart, from row t on: (C, B), with zeros outside."""
     row, column = t + tl.arange(0, C)[:, None], tl.arange(0, B)[None, :]
-    return tl.load(x + row * stride + column, (row < T) & (column < size), 0.0)
+    return tl.load(x + row * stride + column, WHOLE | ((row < T) & (column < size)), 0.0)
 
 
 @triton.jit
-def _betas(beta, t, T, H, C: tl.constexpr):
+def _betas(beta, t, T, H, C: tl.constexpr, WHOLE: tl.constexpr):
     """(C,), with zeros past the end."""
     row = t + tl.arange(0, C)
-    return tl.load(beta + row * H, row < T, 0.0)
+    return tl.load(beta + row * H, WHOLE | (row < T), 0.0)
 
 
 @triton.jit
@@ -71,7 +73,8 @@ def _inverses(nbs, scratch, BLOCK: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T"])
 def solve_kernel(
-    k, beta, L, scratch, T, H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BLOCK: tl.constexpr
+    k, beta, L, scratch, T, H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BLOCK: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
     """k (B, T, H, K), beta (B, T, H), L (B, T, H, C), scratch (B, H, chunks, C, BLOCK); a program a chunk and head.
 
@@ -82,8 +85,8 @@ def solve_kernel(
     row, column = tl.arange(0, BLOCK)[:, None], tl.arange(0, BLOCK)[None, :]
     ks, bs, n_ii, nb_ii = (), (), (), ()
     for i in tl.static_range(C // BLOCK):
-        ks += (_rows(k + first * K, t + i * BLOCK, T, H * K, K, BLOCK, BK),)
-        bs += (_betas(beta + first, t + i * BLOCK, T, H, BLOCK)[None, :],)
+        ks += (_rows(k + first * K, t + i * BLOCK, T, H * K, K, BLOCK, BK, WHOLE),)
+        bs += (_betas(beta + first, t + i * BLOCK, T, H, BLOCK, WHOLE)[None, :],)
         n_ii += (tl.where(row > column, tl.dot(ks[i], tl.trans(ks[i])), 0.0),)
         nb_ii += (n_ii[i] * bs[i],)
     scratch += (head * tl.num_programs(0) + tl.program_id(0)) * C * BLOCK
@@ -104,14 +107,14 @@ def solve_kernel(
             else:
                 r = tl.zeros((BLOCK, BLOCK), tl.float32)
             rows = t + i * BLOCK + row
-            tl.store(L + first * C + rows * H * C + j * BLOCK + column, r, rows < T)
+            tl.store(L + first * C + rows * H * C + j * BLOCK + column, r, WHOLE | (rows < T))
         L_rows += (L_row,)
 
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
     q, k, v, beta, L, S0, o, G, starts, S_end, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_S0: tl.constexpr, KEEP: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_S0: tl.constexpr, KEEP: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """v, o, G (B, T, H, V); starts (B, H, chunks, K, V), the states at the chunk starts; S0, S_end (B, H, K, V)."""
     v0, head = tl.program_id(0) * BV, tl.program_id(1).to(tl.int64)
@@ -124,23 +127,23 @@ def forward_kernel(
     o += first * V + v0
     G += first * V + v0
     i, j = tl.arange(0, BK)[:, None], tl.arange(0, BV)[None, :]
-    tile, tile_in = i * V + v0 + j, (i < K) & (v0 + j < V)
+    tile, tile_in = i * V + v0 + j, WHOLE | ((i < K) & (v0 + j < V))
     row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     starts += head * chunks * K * V
     S = tl.zeros((BK, BV), tl.float32)
     if HAS_S0:
         S = tl.load(S0 + head * K * V + tile, tile_in, 0.0)
     for t in range(0, T, C):
-        q_c = _rows(q, t, T, H * K, K, C, BK)
-        k_c = _rows(k, t, T, H * K, K, C, BK)
-        b_c = _betas(beta, t, T, H, C)[:, None]
+        q_c = _rows(q, t, T, H * K, K, C, BK, WHOLE)
+        k_c = _rows(k, t, T, H * K, K, C, BK, WHOLE)
+        b_c = _betas(beta, t, T, H, C, WHOLE)[:, None]
         S_c = S.to(k_c.dtype)
-        e_c = _rows(v, t, T, H * V, V - v0, C, BV) - tl.dot(k_c, S_c)
-        g_c = e_c - tl.dot(_rows(L, t, T, H * C, C, C, C), (b_c * e_c).to(k_c.dtype))
+        e_c = _rows(v, t, T, H * V, V - v0, C, BV, WHOLE) - tl.dot(k_c, S_c)
+        g_c = tl.dot(_rows(L, t, T, H * C, C, C, C, WHOLE), (-b_c * e_c).to(k_c.dtype), e_c)
         x_c = (b_c * g_c).to(k_c.dtype)
         p_c = tl.where(row >= column, tl.dot(q_c, tl.trans(k_c)), 0.0).to(k_c.dtype)
         o_c = tl.dot(p_c, x_c, tl.dot(q_c, S_c))
-        rows, rows_in = (t + row) * H * V + j, (t + row < T) & (v0 + j < V)
+        rows, rows_in = (t + row) * H * V + j, WHOLE | ((t + row < T) & (v0 + j < V))
         tl.store(o + rows, o_c, rows_in)
         if KEEP:
             tl.store(G + rows, g_c, rows_in)
@@ -152,7 +155,7 @@ def forward_kernel(
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
     q, k, beta, L, do, dS_end, dR, ends, dS0, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DS: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DS: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """do, dR (B, T, H, V); ends (B, H, chunks, K, V), the gradients of the states at the chunks' ends."""
     v0, head = tl.program_id(0) * BV, tl.program_id(1).to(tl.int64)
@@ -164,7 +167,7 @@ def adjoint_kernel(
     do += first * V + v0
     dR += first * V + v0
     i, j = tl.arange(0, BK)[:, None], tl.arange(0, BV)[None, :]
-    tile, tile_in = i * V + v0 + j, (i < K) & (v0 + j < V)
+    tile, tile_in = i * V + v0 + j, WHOLE | ((i < K) & (v0 + j < V))
     row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     ends += head * chunks * K * V
     dS = tl.zeros((BK, BV), tl.float32)
@@ -173,55 +176,55 @@ def adjoint_kernel(
     for chunk in range(0, chunks):
         chunk = chunks - 1 - chunk
         t = chunk * C
-        q_c = _rows(q, t, T, H * K, K, C, BK)
-        k_c = _rows(k, t, T, H * K, K, C, BK)
-        do_c = _rows(do, t, T, H * V, V - v0, C, BV)
-        b_c = _betas(beta, t, T, H, C)[:, None]
+        q_c = _rows(q, t, T, H * K, K, C, BK, WHOLE)
+        k_c = _rows(k, t, T, H * K, K, C, BK, WHOLE)
+        do_c = _rows(do, t, T, H * V, V - v0, C, BV, WHOLE)
+        b_c = -_betas(beta, t, T, H, C, WHOLE)[:, None]
         dS_c = dS.to(k_c.dtype)
         tl.store(ends + chunk * K * V + tile, dS_c, tile_in)
         p_c = tl.where(row <= column, tl.dot(k_c, tl.trans(q_c)), 0.0).to(k_c.dtype)  # transposed
         dx_c = tl.dot(p_c, do_c, tl.dot(k_c, dS_c))
-        dr_c = dx_c - tl.dot(tl.trans(_rows(L, t, T, H * C, C, C, C)), (b_c * dx_c).to(k_c.dtype))
-        tl.store(dR + (t + row) * H * V + j, dr_c, (t + row < T) & (v0 + j < V))
+        dr_c = tl.dot(tl.trans(_rows(L, t, T, H * C, C, C, C, WHOLE)), (b_c * dx_c).to(k_c.dtype), dx_c)
+        tl.store(dR + (t + row) * H * V + j, dr_c, WHOLE | ((t + row < T) & (v0 + j < V)))
         dS = tl.dot(tl.trans(q_c), do_c, dS)
-        dS = tl.dot(tl.trans(k_c), (-b_c * dr_c).to(k_c.dtype), dS)
+        dS = tl.dot(tl.trans(k_c), (b_c * dr_c).to(k_c.dtype), dS)
     tl.store(dS0 + head * K * V + tile, dS, tile_in)
 
 
 @triton.jit(do_not_specialize=["T"])
 def backward_kernel(
     q, k, beta, G, starts, do, dR, ends, dq, dk, dv, dbeta, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """As above; BK of the K columns of q and k at a time."""
     chunk, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     first, t = head // H * T * H + head % H, chunk * C
     row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     i, j = tl.arange(0, BK), tl.arange(0, BV)
-    do_c = _rows(do + first * V, t, T, H * V, V, C, BV)
-    g_c = _rows(G + first * V, t, T, H * V, V, C, BV)
-    dr_c = _rows(dR + first * V, t, T, H * V, V, C, BV)
-    b_c = _betas(beta + first, t, T, H, C)[:, None]
+    do_c = _rows(do + first * V, t, T, H * V, V, C, BV, WHOLE)
+    g_c = _rows(G + first * V, t, T, H * V, V, C, BV, WHOLE)
+    dr_c = _rows(dR + first * V, t, T, H * V, V, C, BV, WHOLE)
+    b_c = _betas(beta + first, t, T, H, C, WHOLE)[:, None]
     tokens = t + tl.arange(0, C)
     tl.store(dbeta + first + tokens * H, tl.sum(g_c.to(tl.float32) * dr_c.to(tl.float32), 1), tokens < T)
     x_c, de_c = (b_c * g_c).to(do_c.dtype), (b_c * dr_c).to(do_c.dtype)
-    tl.store(dv + first * V + (t + row) * H * V + j[None, :], de_c, (t + row < T) & (j < V)[None, :])
+    tl.store(dv + first * V + (t + row) * H * V + j[None, :], de_c, WHOLE | ((t + row < T) & (j < V)[None, :]))
     de_c = -de_c
     dp_c = tl.where(row >= column, tl.dot(do_c, tl.trans(x_c)), 0.0).to(do_c.dtype)
     m_c = tl.where(row > column, tl.dot(de_c, tl.trans(x_c)), 0.0)
     m_c = (m_c + tl.trans(m_c)).to(do_c.dtype)
     tile = (head * tl.num_programs(0) + chunk) * K * V + i[:, None] * V + j[None, :]
     for k0 in range(0, K, BK):
-        tile_in = (k0 + i < K)[:, None] & (j < V)[None, :]
+        tile_in = WHOLE | ((k0 + i < K)[:, None] & (j < V)[None, :])
         S = tl.load(starts + k0 * V + tile, tile_in, 0.0)
         dS = tl.load(ends + k0 * V + tile, tile_in, 0.0)
-        q_c = _rows(q + first * K + k0, t, T, H * K, K - k0, C, BK)
-        k_c = _rows(k + first * K + k0, t, T, H * K, K - k0, C, BK)
+        q_c = _rows(q + first * K + k0, t, T, H * K, K - k0, C, BK, WHOLE)
+        k_c = _rows(k + first * K + k0, t, T, H * K, K - k0, C, BK, WHOLE)
         dq_c = tl.dot(dp_c, k_c, tl.dot(do_c, tl.trans(S)))
         dk_c = tl.dot(de_c, tl.trans(S), tl.dot(x_c, tl.trans(dS)))
         dk_c = tl.dot(tl.trans(dp_c), q_c, dk_c)
         dk_c = tl.dot(m_c, k_c, dk_c)
         columns = first * K + (t + row) * H * K + k0 + i[None, :]
-        columns_in = (t + row < T) & (k0 + i < K)[None, :]
+        columns_in = WHOLE | ((t + row < T) & (k0 + i < K)[None, :])
         tl.store(dq + columns, dq_c, columns_in)
         tl.store(dk + columns, dk_c, columns_in)
