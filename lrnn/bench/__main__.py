@@ -71,8 +71,14 @@ def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
 
 
 def _line(row: Row) -> str:
-    baseline, ratio = (f"{x:,.3g}" if x is not None else "-" for x in (row.baseline, row.ratio))
-    return f"| {row.name} | {row.ours:,.4g} | {baseline} | {row.unit} | {ratio} |"
+    return f"| {row.name} | {_figure(row.ours)} | {_figure(row.baseline)} | {row.unit} | {_figure(row.ratio)} |"
+
+
+def _figure(x: float | None) -> str:
+    """To four digits, or to the unit."""
+    if x is None:
+        return "-"
+    return f"{x:,.0f}" if x >= 1000 else f"{x:.4g}"
 
 
 def main() -> None:
