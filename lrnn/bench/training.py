@@ -92,6 +92,7 @@ def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Ro
     yield Row(
         f"{name}, {shape.batch} x {shape.length}: ours, bare", tokens / ours.seconds, tokens / bare.seconds, "tokens/s"
     )
+    yield Row(f"{name}, a step: ours, bare", 1e3 * ours.seconds, 1e3 * bare.seconds, "ms")
     yield Row(f"{name}, share of a matrix product's rate: ours, bare", share(ours), share(bare), "share")
     yield Row(f"{name}, peak memory: ours, bare", ours.peak_bytes / 2**30, bare.peak_bytes / 2**30, "GiB")
     narrow = lightning_step(our_delta_net(shape, (0, 1)), shape)
