@@ -15,7 +15,8 @@ of O and S', are
 
 Nothing is divided by beta, and the same L serves both ways (with a unit diagonal left out, which is exact).
 
-WHOLE says that all tiles are full. What lies outside need not be asked then, which is an instruction in seven.
+WHOLE says that all tiles are full: then nothing lies outside, and a seventh to a fourth of the instructions along time
+are saved.
 
     solve_kernel      L                        all chunks at once
     forward_kernel    G, O and the states      along time, a head and some columns of its state a program
@@ -179,15 +180,15 @@ def adjoint_kernel(
         q_c = _rows(q, t, T, H * K, K, C, BK, WHOLE)
         k_c = _rows(k, t, T, H * K, K, C, BK, WHOLE)
         do_c = _rows(do, t, T, H * V, V - v0, C, BV, WHOLE)
-        b_c = -_betas(beta, t, T, H, C, WHOLE)[:, None]
+        b_c = _betas(beta, t, T, H, C, WHOLE)[:, None]
         dS_c = dS.to(k_c.dtype)
         tl.store(ends + chunk * K * V + tile, dS_c, tile_in)
         p_c = tl.where(row <= column, tl.dot(k_c, tl.trans(q_c)), 0.0).to(k_c.dtype)  # transposed
         dx_c = tl.dot(p_c, do_c, tl.dot(k_c, dS_c))
-        dr_c = tl.dot(tl.trans(_rows(L, t, T, H * C, C, C, C, WHOLE)), (b_c * dx_c).to(k_c.dtype), dx_c)
+        dr_c = tl.dot(tl.trans(_rows(L, t, T, H * C, C, C, C, WHOLE)), (-b_c * dx_c).to(k_c.dtype), dx_c)
         tl.store(dR + (t + row) * H * V + j, dr_c, WHOLE | ((t + row < T) & (v0 + j < V)))
         dS = tl.dot(tl.trans(q_c), do_c, dS)
-        dS = tl.dot(tl.trans(k_c), (b_c * dr_c).to(k_c.dtype), dS)
+        dS = tl.dot(tl.trans(k_c), (-b_c * dr_c).to(k_c.dtype), dS)
     tl.store(dS0 + head * K * V + tile, dS, tile_in)
 
 

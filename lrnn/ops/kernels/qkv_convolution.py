@@ -45,10 +45,16 @@ def _channels(D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
+def _length(part, D: tl.constexpr):
+    """Of q or k."""
+    return tl.where(part == 0, D**-0.5, 1.0)
+
+
+@triton.jit
 def _normalize(part, y, D: tl.constexpr):
     """q, k or v of y (R, BD); v is y as it is."""
     if part < 2:
-        y *= _inverse_length(y) * tl.where(part == 0, D**-0.5, 1.0)
+        y *= _inverse_length(y) * _length(part, D)
     return y
 
 
@@ -58,7 +64,7 @@ def _normalize_gradient(part, y, dy, D: tl.constexpr):
     if part < 2:
         r = _inverse_length(y)
         along = r * r * tl.sum(y * dy, 1)[:, None]
-        dy = r * tl.where(part == 0, D**-0.5, 1.0) * (dy - along * y)
+        dy = r * _length(part, D) * (dy - along * y)
     return dy
 
 
