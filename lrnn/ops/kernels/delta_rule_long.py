@@ -207,7 +207,7 @@ def backward_kernel(
     dr_c = _rows(dR + first * V, t, T, H * V, V, C, BV, WHOLE)
     b_c = _betas(beta + first, t, T, H, C, WHOLE)[:, None]
     tokens = t + tl.arange(0, C)
-    tl.store(dbeta + first + tokens * H, tl.sum(g_c.to(tl.float32) * dr_c.to(tl.float32), 1), tokens < T)
+    tl.store(dbeta + first + tokens * H, tl.sum(g_c.to(tl.float32) * dr_c.to(tl.float32), 1), WHOLE | (tokens < T))
     x_c, de_c = (b_c * g_c).to(do_c.dtype), (b_c * dr_c).to(do_c.dtype)
     tl.store(dv + first * V + (t + row) * H * V + j[None, :], de_c, WHOLE | ((t + row < T) & (j < V)[None, :]))
     de_c = -de_c

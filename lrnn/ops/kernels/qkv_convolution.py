@@ -10,8 +10,8 @@ q, k or v, so that it can divide by their length; the gradient computes z and th
 import triton
 import triton.language as tl
 
+from lrnn.ops.kernels.exponential import silu
 from lrnn.ops.kernels.short_convolution import as_float32, load_tokens, load_weights, newest
-from lrnn.ops.kernels.silu import silu
 
 SHORTEST = tl.constexpr(1e-24)  # squared length that is divided by, as in PyTorch's normalize
 

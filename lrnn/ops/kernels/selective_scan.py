@@ -20,7 +20,7 @@ launches of BN.
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
+from lrnn.ops.kernels.exponential import LOG2E
 
 
 @triton.jit

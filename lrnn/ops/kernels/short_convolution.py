@@ -10,7 +10,7 @@ gradient computes z once more instead of keeping it:
 import triton
 import triton.language as tl
 
-from lrnn.ops.kernels.silu import silu
+from lrnn.ops.kernels.exponential import silu
 
 
 @triton.jit

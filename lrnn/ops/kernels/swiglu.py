@@ -10,7 +10,7 @@ A program takes BD channels of a token.
 import triton
 import triton.language as tl
 
-from lrnn.ops.kernels.silu import silu
+from lrnn.ops.kernels.exponential import silu
 
 
 @triton.jit
