@@ -4,13 +4,11 @@ from callbacks.activation_checkpointing import ActivationCheckpointing
 from callbacks.checkpoint import ResumableCheckpoint
 from callbacks.compile_training import CompileTraining
 from callbacks.cosine_warmup import CosineWarmup
-from callbacks.fully_sharded import FullySharded
-from callbacks.length_figure import length_figure
 from callbacks.length_generalization import LengthGeneralization
 from callbacks.perplexity import Perplexity
 from callbacks.progress import Progress
-from callbacks.scaled_accuracy import ScaledAccuracy
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
+from callbacks.strategy.fully_sharded import FullySharded
 from callbacks.throughput import Throughput
 
 __all__ = [
@@ -22,9 +20,7 @@ __all__ = [
     "Perplexity",
     "Progress",
     "ResumableCheckpoint",
-    "ScaledAccuracy",
     "StopOnNonFinite",
     "Throughput",
     "TrainingDivergedError",
-    "length_figure",
 ]

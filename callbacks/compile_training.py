@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks.recorded_step import RecordedStep
+from callbacks.strategy.recorded_step import RecordedStep
 
 
 class CompileTraining(L.Callback):

@@ -11,8 +11,8 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.length_figure import length_figure
-from callbacks.scaled_accuracy import ScaledAccuracy
+from lrnn.evaluate.length_figure import length_figure
+from lrnn.evaluate.metrics import ScaledAccuracy
 
 TOKENS = 2**17  # that the model reads at a time, over all rows of a batch
 

@@ -7,15 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data.cycle_navigation import CycleNavigation
     from data.errors import DataError
-    from data.even_pairs import EvenPairs
-    from data.fineweb import FineWeb
-    from data.modular_arithmetic import ModularArithmetic
-    from data.modular_arithmetic_brackets import ModularArithmeticBrackets
-    from data.parity import Parity
     from data.resumable import Batch
-    from data.synthetic import SyntheticTask
+    from data.tasks.cycle_navigation import CycleNavigation
+    from data.tasks.even_pairs import EvenPairs
+    from data.tasks.modular_arithmetic import ModularArithmetic
+    from data.tasks.modular_arithmetic_brackets import ModularArithmeticBrackets
+    from data.tasks.parity import Parity
+    from data.tasks.synthetic import SyntheticTask
+    from data.text.fineweb import FineWeb
 
 __all__ = [
     "Batch",
@@ -31,14 +31,14 @@ __all__ = [
 
 _HOME = {
     "Batch": "data.resumable",
-    "CycleNavigation": "data.cycle_navigation",
+    "CycleNavigation": "data.tasks.cycle_navigation",
     "DataError": "data.errors",
-    "EvenPairs": "data.even_pairs",
-    "FineWeb": "data.fineweb",
-    "ModularArithmetic": "data.modular_arithmetic",
-    "ModularArithmeticBrackets": "data.modular_arithmetic_brackets",
-    "Parity": "data.parity",
-    "SyntheticTask": "data.synthetic",
+    "EvenPairs": "data.tasks.even_pairs",
+    "FineWeb": "data.text.fineweb",
+    "ModularArithmetic": "data.tasks.modular_arithmetic",
+    "ModularArithmeticBrackets": "data.tasks.modular_arithmetic_brackets",
+    "Parity": "data.tasks.parity",
+    "SyntheticTask": "data.tasks.synthetic",
 }
 
 

@@ -22,7 +22,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import lrnn.kernel_cache  # noqa: F401  sets the cache's folders
+import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
     CompileTraining,
     CosineWarmup,
@@ -33,9 +33,9 @@ from callbacks import (
     TrainingDivergedError,
 )
 from data import DataError
-from lrnn.checkpoint import read_metadata
-from lrnn.errors import ConfigError
 from lrnn.models import LinearRNN
+from lrnn.runtime.checkpoint import read_metadata
+from lrnn.runtime.errors import ConfigError
 
 
 class FitCLI(LightningCLI):

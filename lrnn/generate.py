@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from data.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
-from lrnn.checkpoint import load_model
-from lrnn.command import command
-from lrnn.errors import ConfigError
+from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
 from lrnn.models import LinearRNN
+from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.command import command
+from lrnn.runtime.errors import ConfigError
 
 
 @torch.no_grad()

@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from callbacks import TrainingDivergedError
-from lrnn.errors import ConfigError
 from lrnn.fit import fit, one_line
 from lrnn.parity_report import write_report
+from lrnn.runtime.errors import ConfigError
 
 RECIPES = {"DeltaNet": "conf/parity.yaml", "Mamba": "conf/parity_mamba.yaml"}
 LONGEST_TRAINED = 40

@@ -10,9 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from callbacks import length_figure
-from lrnn.published import PUBLISHED
-from lrnn.tabular import markdown
+from lrnn.evaluate.length_figure import length_figure
+from lrnn.sweep.published import PUBLISHED
+from lrnn.sweep.tabular import markdown
 
 HEADER = ("model", "paper", "ours", "seeds", "1,024", "16,384", "s")
 

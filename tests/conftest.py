@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.shards import Manifest, ShardWriter, token_dtype
-from data.tokenizer import tokenizer_sha256
+from data.text.shards import Manifest, ShardWriter, token_dtype
+from data.text.tokenizer import tokenizer_sha256
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,9 +13,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lrnn.errors import ConfigError
 from lrnn.fit import FitCLI, fit
 from lrnn.generate import load_model
+from lrnn.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 # the others are stacked on these, or sweeps (tests/test_sweep.py), or ask for many GPUs (tests/test_pretrain.py)

@@ -3,10 +3,10 @@ from itertools import islice
 import pytest
 import torch
 
-from data.tokenizer import load_tokenizer
-from lrnn.errors import ConfigError
+from data.text.tokenizer import load_tokenizer
 from lrnn.generate import generate, load_model, sample
 from lrnn.models import DeltaNet, Mamba
+from lrnn.runtime.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

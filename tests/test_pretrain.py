@@ -16,10 +16,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lrnn.checkpoint import read_metadata
-from lrnn.errors import ConfigError
 from lrnn.fit import FitCLI, fit
 from lrnn.generate import load_model
+from lrnn.runtime.checkpoint import read_metadata
+from lrnn.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 TINY = (

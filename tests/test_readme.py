@@ -8,7 +8,7 @@ import pytest
 import torch
 from jsonargparse import auto_cli, capture_parser
 
-from data.prepare import prepare
+from data.text.prepare import prepare
 from lrnn.export.__main__ import export
 from lrnn.fit import FitCLI
 from lrnn.sweep.__main__ import sweep

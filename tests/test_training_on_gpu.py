@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lrnn.errors import ConfigError
 from lrnn.fit import fit
+from lrnn.runtime.errors import ConfigError
 
 pytestmark = pytest.mark.gpu
 OPTIONS = (

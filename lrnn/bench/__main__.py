@@ -13,7 +13,7 @@ import torch
 from jsonargparse import auto_cli
 from rich.console import Console
 
-import lrnn.kernel_cache  # noqa: F401  sets the cache's folders
+import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.bench.row import Row
 
 Part = Literal["all", "kernels", "parity", "language_models"]

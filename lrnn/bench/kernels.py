@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lrnn.bench.row import Row, in_turn
 from lrnn.ops import delta_rule, qkv_convolution, swiglu, unit_heads
-from lrnn.ops.norm_triton import add_norm_op
-from lrnn.ops.selective_scan_triton import selective_scan_backward, selective_scan_op
-from lrnn.ops.short_convolution_triton import short_convolution_backward, short_convolution_op
-from lrnn.ops.swiglu_triton import swiglu_op
+from lrnn.ops.norm.operators import add_norm_op
+from lrnn.ops.selective_scan.operators import selective_scan_backward, selective_scan_op
+from lrnn.ops.short_convolution.operators import short_convolution_backward, short_convolution_op
+from lrnn.ops.swiglu.operators import swiglu_op
 
 ROUNDS = 3
 EXPONENTIALS_A_CLOCK = 16  # of one multiprocessor

@@ -11,15 +11,15 @@ from pathlib import Path
 from huggingface_hub import save_torch_state_dict
 from omegaconf import OmegaConf
 
-from data.tokenizer import load_tokenizer
-from lrnn.checkpoint import load_model
-from lrnn.command import command
-from lrnn.errors import ConfigError
+from data.text.tokenizer import load_tokenizer
 from lrnn.export.delta_net import export_delta_net
 from lrnn.export.folder import Exported, write_json
 from lrnn.export.mamba import export_mamba
 from lrnn.export.tokenizer import write_tokenizer
 from lrnn.models import DeltaNet, LinearRNN, Mamba
+from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.command import command
+from lrnn.runtime.errors import ConfigError
 
 EXPORTERS: dict[type, Callable[..., Exported]] = {DeltaNet: export_delta_net, Mamba: export_mamba}
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lrnn.errors import ConfigError
 from lrnn.models import LinearRNN
+from lrnn.runtime.errors import ConfigError
 
 
 @dataclass(frozen=True)

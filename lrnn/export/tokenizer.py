@@ -10,10 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from data.optional import require
-from data.tokenizer import FastTokenizer, SentencePieceTokenizer, Tokenizer, find_tokenizer
-from lrnn.errors import ConfigError
+from data.text.optional import require
+from data.text.tokenizer import FastTokenizer, SentencePieceTokenizer, Tokenizer, find_tokenizer
 from lrnn.export.folder import write_json
+from lrnn.runtime.errors import ConfigError
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how sentencepiece writes a space
 PROBES = (

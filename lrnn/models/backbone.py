@@ -65,7 +65,7 @@ class SwiGLU(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """PyTorch's, of x (B, T, ..., size), by lrnn/ops/norm.py."""
+    """PyTorch's, of x (B, T, ..., size), by lrnn/ops/norm/op.py."""
 
     eps: float
 

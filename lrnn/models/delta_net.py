@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, RMSNorm, ShortConvolution
 from lrnn.models.gate_saturation import SaturateLogits
+from lrnn.models.language_model import LinearRNN
 from lrnn.models.linear import Linear
-from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import Form, at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
 
 
@@ -105,7 +105,7 @@ class DeltaNet(LinearRNN):
                 flash-linear-attention; PyTorch's own when absent.
             gate_saturation: strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
             norm_eps: epsilon of the RMS norms.
-            form: of the recurrence (lrnn/ops/form.py): auto, recurrent, chunked or triton.
+            form: of the recurrence (lrnn/ops/common/form.py): auto, recurrent, chunked or triton.
         """
 
         def make_mixer() -> DeltaNetMixer:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState
-from lrnn.models.linear_rnn import LinearRNN
+from lrnn.models.language_model import LinearRNN
 from lrnn.ops import at_least_float32, diagonal_scan, range_scale
 
 STEEPNESS = 10

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
 from lrnn.models.gate_saturation import SaturateDecay
+from lrnn.models.language_model import LinearRNN
 from lrnn.models.linear import Linear
-from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import Form, at_least_float32, range_scale, selective_scan
 
 
@@ -106,7 +106,7 @@ class Mamba(LinearRNN):
             gate_saturation: strength of the push of dt to where the transitions sit on the ends of their range
                 (lrnn/models/gate_saturation.py).
             norm_eps: epsilon of the RMS norms.
-            form: of the recurrence (lrnn/ops/form.py): auto, recurrent, chunked or triton.
+            form: of the recurrence (lrnn/ops/common/form.py): auto, recurrent, chunked or triton.
         """
 
         def make_mixer() -> MambaMixer:

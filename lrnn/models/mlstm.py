@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
+from lrnn.models.language_model import LinearRNN
 from lrnn.models.linear import Linear
-from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import at_least_float32, mlstm, range_scale
 
 
@@ -35,7 +35,7 @@ class BlockLinear(nn.Module):
 
 
 class MLSTMMixer(nn.Module):
-    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and C, n, m (lrnn/ops/mlstm.py)."""
+    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and C, n, m (lrnn/ops/mlstm/op.py)."""
 
     def __init__(
         self,

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
-from lrnn.models.linear_rnn import LinearRNN
+from lrnn.models.language_model import LinearRNN
 from lrnn.ops import at_least_float32, slstm
 
 
 class SLSTMMixer(nn.Module):
-    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and h, c, n, m (lrnn/ops/slstm.py).
+    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and h, c, n, m (lrnn/ops/slstm/op.py).
 
     `depth`, from 0 in the first block to 1 in the last, shapes the forget gates' initial bias: from 5 down to -7 over
     the channels of a head, along a curve that leaves fewer of them long memories in the first block.

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState
+from lrnn.models.language_model import LinearRNN
 from lrnn.models.linear import Linear
-from lrnn.models.linear_rnn import LinearRNN
 from lrnn.ops import at_least_float32
 
 

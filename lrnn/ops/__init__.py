@@ -1,19 +1,19 @@
 """Recurrences as functions. This package knows only torch, and on a GPU Triton and flash-linear-attention."""
 
-from lrnn.ops.delta_rule import delta_rule
-from lrnn.ops.diagonal_scan import diagonal_scan
-from lrnn.ops.eigenvalue_range import range_scale
-from lrnn.ops.form import Form
-from lrnn.ops.head_loss import head_loss
-from lrnn.ops.linear import linear
-from lrnn.ops.mlstm import mlstm
-from lrnn.ops.norm import add_norm, rms_norm
-from lrnn.ops.precision import at_least_float32, dtype_of_products
-from lrnn.ops.qkv_convolution import qkv_convolution, unit_heads
-from lrnn.ops.selective_scan import selective_scan
-from lrnn.ops.short_convolution import short_convolution
-from lrnn.ops.slstm import slstm
-from lrnn.ops.swiglu import swiglu
+from lrnn.ops.common.eigenvalue_range import range_scale
+from lrnn.ops.common.form import Form
+from lrnn.ops.common.precision import at_least_float32, dtype_of_products
+from lrnn.ops.delta_rule.op import delta_rule
+from lrnn.ops.diagonal_scan.op import diagonal_scan
+from lrnn.ops.head_loss.op import head_loss
+from lrnn.ops.linear.op import linear
+from lrnn.ops.mlstm.op import mlstm
+from lrnn.ops.norm.op import add_norm, rms_norm
+from lrnn.ops.qkv_convolution.op import qkv_convolution, unit_heads
+from lrnn.ops.selective_scan.op import selective_scan
+from lrnn.ops.short_convolution.op import short_convolution
+from lrnn.ops.slstm.op import slstm
+from lrnn.ops.swiglu.op import swiglu
 
 __all__ = [
     "Form",

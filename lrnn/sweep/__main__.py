@@ -25,8 +25,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from lrnn.command import command
-from lrnn.errors import ConfigError
+from lrnn.runtime.command import command
+from lrnn.runtime.errors import ConfigError
 from lrnn.sweep.grid import Block, claim_folder, make_cells
 from lrnn.sweep.mps import shared_gpus
 from lrnn.sweep.schedule import Attempt, Schedule, find_devices

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from lrnn.errors import ConfigError
+from lrnn.runtime.errors import ConfigError
 
 
 @dataclass

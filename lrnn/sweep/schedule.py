@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from lrnn.errors import ConfigError
+from lrnn.runtime.errors import ConfigError
 from lrnn.sweep.grid import Run
 
 FIT = (sys.executable, "-m", "lrnn.fit")

@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from callbacks import CosineWarmup, LengthGeneralization, ScaledAccuracy, StopOnNonFinite, TrainingDivergedError
+from callbacks import CosineWarmup, LengthGeneralization, StopOnNonFinite, TrainingDivergedError
 from data import Parity
+from lrnn.evaluate.metrics import ScaledAccuracy
 
 
 def test_cosine_warmup_against_its_formula():

@@ -15,13 +15,13 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":  # set by conftest.py where there is no GPU
     pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
 
-from lrnn.ops.delta_rule_long_triton import delta_rule_op as long_delta_rule_op
-from lrnn.ops.delta_rule_short_triton import delta_rule_op as short_delta_rule_op
-from lrnn.ops.norm_triton import add_norm_op, rms_norm_op
-from lrnn.ops.qkv_convolution_triton import qkv_convolution_op
-from lrnn.ops.selective_scan_triton import selective_scan_op
-from lrnn.ops.short_convolution_triton import short_convolution_op
-from lrnn.ops.swiglu_triton import swiglu_op
+from lrnn.ops.delta_rule.operators_long import delta_rule_op as long_delta_rule_op
+from lrnn.ops.delta_rule.operators_short import delta_rule_op as short_delta_rule_op
+from lrnn.ops.norm.operators import add_norm_op, rms_norm_op
+from lrnn.ops.qkv_convolution.operators import qkv_convolution_op
+from lrnn.ops.selective_scan.operators import selective_scan_op
+from lrnn.ops.short_convolution.operators import short_convolution_op
+from lrnn.ops.swiglu.operators import swiglu_op
 
 
 def compare(kernels, specification, tensors):

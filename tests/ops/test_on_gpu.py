@@ -21,7 +21,7 @@ def _first_configuration_only(monkeypatch):
     with warnings.catch_warnings(action="ignore"):
         from triton.runtime.autotuner import Autotuner
 
-        import lrnn.ops.delta_rule_fla  # noqa: F401  warns when first imported
+        import lrnn.ops.delta_rule.operators_fla  # noqa: F401  warns when first imported
 
     monkeypatch.setattr(Autotuner, "prune_configs", lambda self, _: self.configs[:1])
 

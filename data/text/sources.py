@@ -1,0 +1,217 @@
+"""Where documents come from: local files, the Hugging Face hub, or Python's own standard library.
+
+stdlib                   the modules of the running Python, a document each: real text without a network
+pages/                   a folder, a file or a pattern ("dumps/*.jsonl.zst"), in sorted order:
+                           .parquet            a document a row, in the text column
+                           .jsonl .ndjson      a document a line, under the text key
+                           anything else       a document a file
+                         each may end in .gz or .zst, except .parquet
+HuggingFaceFW/fineweb    a data set of the hub
+"""
+
+import glob
+import gzip
+import io
+import json
+import os
+import re
+import sys
+import sysconfig
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from data.errors import DataError
+from data.text.optional import require
+
+LINES = (".jsonl", ".ndjson")
+
+
+class Record(NamedTuple):
+    """A document as it was found; what can be done to it in a worker process is left to `text_of`."""
+
+    origin: str  # for messages
+    content: bytes | str
+    is_json: bool = False
+
+
+class BadDocumentError(DataError):
+    """A document that is empty or not UTF-8."""
+
+
+def text_of(record: Record, text_key: str) -> str:
+    try:
+        text: Any = record.content if isinstance(record.content, str) else record.content.decode()
+        if record.is_json:
+            fields = json.loads(text)
+            if not isinstance(fields, dict) or text_key not in fields:
+                found = ", ".join(fields) if isinstance(fields, dict) else "no object"
+                raise DataError(f"text_key: {record.origin} has no {text_key}, it has {found}")
+            text = "" if fields[text_key] is None else fields[text_key]
+            if not isinstance(text, str):
+                raise DataError(f"text_key: {text_key} of {record.origin} is not text")
+        text.encode()  # JSON can spell half a surrogate pair
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise BadDocumentError(f"{record.origin} is not UTF-8 ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{record.origin} is not JSON ({error.msg})") from error
+    if not text or text.isspace():
+        raise BadDocumentError(f"{record.origin} is empty")
+    return text
+
+
+class Source(ABC):
+    identity: dict[str, Any]  # what decides the documents and their order
+    share_read: float | None = 0.0  # for a progress bar; None where the end is not known
+
+    @abstractmethod
+    def records(self, start: int) -> Iterator[Record]:
+        """All documents in a fixed order, from number `start` on."""
+
+
+class FileSource(Source):
+    """Local files, one after the other; they are named relative to `root`, where there is one."""
+
+    def __init__(self, name: str, paths: Sequence[Path], text_key: str, root: str = ""):
+        self.paths = paths
+        self.root = root
+        self.text_key = text_key
+        self.sizes = [path.stat().st_size for path in paths]
+        listing = [[self._name(path), size] for path, size in zip(paths, self.sizes, strict=True)]
+        digest = sha256(json.dumps(listing).encode()).hexdigest()
+        self.identity = {"source": name, "files": len(paths), "bytes": sum(self.sizes), "names_and_sizes": digest}
+        for path in paths:
+            if path.suffix == ".parquet":
+                self._parquet(path)  # finds a missing column before anything is written
+
+    def records(self, start: int) -> Iterator[Record]:
+        before, total = 0, max(1, sum(self.sizes))
+        for path, size in zip(self.paths, self.sizes, strict=True):
+            documents = self._count(path)
+            if documents is not None and start >= documents:
+                start -= documents
+            else:
+                try:
+                    for record, position in self._read(path):
+                        if start:
+                            start -= 1
+                            continue
+                        self.share_read = (before + position) / total
+                        yield record
+                except (OSError, EOFError, zlib.error) as error:  # pyarrow's errors of reading are OSErrors too
+                    raise DataError(f"source: {path} could not be read ({error})") from error
+            before += size
+
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self.root) if self.root else str(path)
+
+    def _count(self, path: Path) -> int | None:
+        """The number of documents, where it is known without reading them."""
+        if path.suffix == ".parquet":
+            return self._parquet(path).metadata.num_rows
+        return None if _format(path) in LINES else 1
+
+    def _read(self, path: Path) -> Iterator[tuple[Record, float]]:
+        """Documents, and how much of the file was read with each."""
+        origin = self._name(path)
+        if path.suffix == ".parquet":
+            file, row, size = self._parquet(path), 0, path.stat().st_size
+            for batch in file.iter_batches(1024, columns=[self.text_key]):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    yield Record(f"{origin}:{row}", text or ""), size * row / file.metadata.num_rows
+            return
+        with path.open("rb") as raw, _decompress(path, raw) as content:
+            if _format(path) not in LINES:
+                yield Record(origin, content.read()), raw.tell()
+                return
+            for number, line in enumerate(content, 1):
+                if not line.isspace():
+                    yield Record(f"{origin}:{number}", line, is_json=True), raw.tell()
+
+    def _parquet(self, path: Path) -> Any:
+        parquet, pyarrow = require("pyarrow.parquet"), require("pyarrow")
+        try:
+            file = parquet.ParquetFile(path)
+        except pyarrow.ArrowException as error:
+            raise DataError(f"source: {path} is not a parquet file ({error})") from error
+        columns = {field.name: str(field.type) for field in file.schema_arrow}
+        if columns.get(self.text_key) not in ("string", "large_string", "string_view"):
+            found = ", ".join(f"{name} ({kind})" for name, kind in columns.items())
+            raise DataError(f"text_key: {path} has no text column {self.text_key}, it has {found}")
+        return file
+
+
+class HubSource(Source):
+    """A data set of the Hugging Face hub, streamed at the revision it has now."""
+
+    share_read = None
+
+    def __init__(self, name: str, config: str | None, split: str, revision: str, text_key: str):
+        self.text_key = text_key
+        self.name = name
+        datasets, hub = require("datasets"), require("huggingface_hub")
+        try:
+            commit = hub.HfApi().dataset_info(name, revision=revision, timeout=30).sha
+            self.rows = datasets.load_dataset(name, config, split=split, revision=commit, streaming=True)
+        except Exception as error:
+            raise self._unreachable(error) from error
+        self.identity = {"source": name, "config": config, "split": split, "revision": commit}
+
+    def records(self, start: int) -> Iterator[Record]:
+        rows = iter(self.rows.skip(start))
+        number = start
+        while True:
+            try:
+                row = next(rows, None)
+            except Exception as error:
+                raise self._unreachable(error) from error
+            if row is None:
+                return
+            number += 1
+            if self.text_key not in row:
+                raise DataError(f"text_key: {self.name} has no {self.text_key}, it has {', '.join(row)}")
+            yield Record(f"{self.name}:{number}", row[self.text_key] or "")
+
+    def _unreachable(self, error: Exception) -> DataError:
+        """The hub's libraries raise errors of several more."""
+        reason = " ".join(str(error).split())
+        return DataError(f"source: {self.name} could not be read from the Hugging Face hub ({reason})")
+
+
+def open_source(name: str, text_key: str, config: str | None, split: str, revision: str) -> Source:
+    if name == "stdlib":
+        return _standard_library()
+    path = Path(name)
+    found = sorted(path.rglob("*")) if path.is_dir() else [Path(match) for match in sorted(glob.glob(name))]
+    files = [file for file in found if file.is_file()]
+    if files:
+        return FileSource(name, files, text_key)
+    if path.is_dir() or path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise DataError(f"source: {name} is no file, no folder with files, no owner/name of the hub, and not stdlib")
+    return HubSource(name, config, split, revision, text_key)
+
+
+def _standard_library() -> Source:
+    """Python's modules without their tests: 12 MB, and nothing to download."""
+    root = Path(sysconfig.get_path("stdlib"))
+    left_out = {"site-packages", "test", "tests", "idle_test"}
+    files = [path for path in sorted(root.rglob("*.py")) if not left_out & set(path.relative_to(root).parts)]
+    version = ".".join(map(str, sys.version_info[:3]))
+    return FileSource(f"stdlib {version}", [path for path in files if path.stat().st_size], "", str(root))
+
+
+def _format(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix
+
+
+def _decompress(path: Path, raw: BinaryIO) -> BinaryIO:
+    if path.suffix == ".gz":
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        pyarrow = require("pyarrow")  # notices a truncated file, which zstandard does not
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
+    return raw

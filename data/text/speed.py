@@ -1,0 +1,86 @@
+"""Is the data the bottleneck? python -m data.text.speed --shards=shards/stdlib
+
+Measures tokenizing on one core, as a worker of `python -m data.prepare` does it and by the tokenizer library's own
+batch encoding alone, and the reading of shuffled rows as training does it.
+"""
+
+import sys
+import time
+from itertools import islice
+
+from jsonargparse import ArgumentError, auto_cli
+
+from data.errors import DataError
+from data.text.encode import Recipe, batches, encode
+from data.text.sources import open_source, text_of
+from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
+
+
+def speed(
+    shards: str = "shards/stdlib",
+    source: str = "stdlib",
+    tokenizer: str = DEFAULT_TOKENIZER,
+    context: int = 2048,
+    batch_size: int = 16,
+    num_workers: int = 1,
+    seconds: float = 10.0,
+) -> None:
+    """Print tokens a second of tokenizing and of reading.
+
+    Args:
+        shards: folder to read from.
+        source: documents to tokenize, as `python -m data.prepare` takes them.
+        tokenizer: the one that the shards were made with.
+        context: tokens a row.
+        batch_size: rows a batch.
+        num_workers: processes that read.
+        seconds: to spend on each measurement.
+    """
+    ours, library = _tokenizing(source, tokenizer, seconds)
+    print(f"tokenizing, one core:      {ours:12,.0f} tokens/s")
+    print(f"by the library alone:      {library:12,.0f} tokens/s, so ours has {ours / library:.2f} of its rate")
+    rate = _reading(shards, tokenizer, context, batch_size, num_workers, seconds)
+    print(f"reading, {num_workers} workers:        {rate:12,.0f} tokens/s")
+
+
+def _tokenizing(source: str, name: str, seconds: float) -> tuple[float, float]:
+    """Tokens per second of processor time, ours and the library's; batch by batch in turn, on the same documents."""
+    tokenizer, recipe = load_tokenizer(name), Recipe(name, "text", 0.001, skip_bad_documents=True)
+    records = open_source(source, "text", None, "train", "main").records(0)
+    tokens, spent, alone = 0, 0.0, 0.0
+    for batch in batches(records):
+        start = time.process_time()
+        encoded = encode(tokenizer, batch, recipe)
+        spent += time.process_time() - start
+        tokens += sum(map(len, encoded.ids))
+        texts = [text_of(record, "text") for record in batch]
+        start = time.process_time()
+        tokenizer.encode(texts)
+        alone += time.process_time() - start
+        if spent + alone > 2 * seconds:
+            break
+    return tokens / spent, tokens / alone
+
+
+def _reading(shards: str, tokenizer: str, context: int, batch_size: int, num_workers: int, seconds: float) -> float:
+    from data.text.fineweb import FineWeb
+
+    data = FineWeb(shards, batch_size, context, tokenizer=tokenizer, num_workers=num_workers)
+    batches = iter(data.train_dataloader())
+    for _ in islice(batches, 100):  # the workers start; the file cache warms
+        pass
+    tokens, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        tokens += next(batches).inputs.numel()
+    return tokens / elapsed
+
+
+def main() -> None:
+    try:
+        auto_cli(speed, exit_on_error=False, prog="python -m data.text.speed")
+    except (ArgumentError, DataError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

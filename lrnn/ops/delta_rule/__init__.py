@@ -1,0 +1,1 @@
+"""The delta rule: the recurrence of DeltaNet."""

@@ -1,0 +1,131 @@
+"""The delta rule on a GPU by kernels of ours that spread over the chunks (lrnn/ops/delta_rule/kernels_long.py), as
+operators that torch.compile sees through. For bfloat16 and float16."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import cdiv, next_power_of_2
+
+from lrnn.ops.delta_rule.kernels_long import adjoint_kernel, backward_kernel, forward_kernel, solve_kernel
+
+CHUNK = 64  # tokens
+# columns of the state (BV) or of the keys (BK) a program
+SOLVE = {"BLOCK": 16, "num_warps": 1}
+FORWARD = {"BV": 64, "num_warps": 4, "num_stages": 3}
+ADJOINT = {"BV": 64, "num_warps": 4, "num_stages": 3}
+BACKWARD = {"BK": 64, "num_warps": 4, "num_stages": 1}
+
+
+@torch.library.custom_op("lrnn::delta_rule_long", mutates_args=())
+def delta_rule_op(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Outputs (B, T, H, V) and the final state (B, H, K, V), float32; q, k, v in one dtype, beta in float32.
+
+    To `keep` for the gradient: L (B, T, H, CHUNK), G (B, T, H, V) and the states at the chunk starts.
+    """
+    (B, T, H, K), V = q.shape, v.shape[-1]
+    q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
+    S0 = None if initial_state is None else initial_state.contiguous()
+    o, S_end = v.new_empty(v.shape), v.new_empty(B, H, K, V, dtype=torch.float32)
+    L, (G, starts) = k.new_empty(B, T, H, CHUNK), _kept(v, K, keep)
+    sizes = {"H": H, "K": K, "C": CHUNK, "BK": _tile(K), "WHOLE": _whole(T, K, V)}
+    chunks = cdiv(T, CHUNK)
+    scratch = beta.new_empty(B * H * chunks, CHUNK, SOLVE["BLOCK"])
+    solve_kernel[(chunks, B * H)](k, beta, L, scratch, T, **sizes, **SOLVE)
+    options = _columns(V, FORWARD)
+    forward_kernel[(cdiv(V, options["BV"]), B * H)](
+        q, k, v, beta, L, S0, o, G, starts, S_end, T, V=V, HAS_S0=S0 is not None, KEEP=keep, **sizes, **options
+    )
+    return o, S_end, L, G, starts
+
+
+@delta_rule_op.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (B, T, H, K), V = q.shape, v.shape[-1]
+    L = k.new_empty(B, T, H, CHUNK)
+    return v.new_empty(v.shape), v.new_empty(B, H, K, V, dtype=torch.float32), L, *_kept(v, K, keep)
+
+
+@torch.library.custom_op("lrnn::delta_rule_long_backward", mutates_args=())
+def delta_rule_backward(
+    q: Tensor,
+    k: Tensor,
+    beta: Tensor,
+    L: Tensor,
+    G: Tensor,
+    starts: Tensor,
+    do: Tensor,
+    dS_end: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v, beta and the initial state."""
+    (B, T, H, K), V = q.shape, do.shape[-1]
+    q, k, beta, do = (x.contiguous() for x in (q, k, beta, do))
+    dS_end = None if dS_end is None else dS_end.contiguous()
+    dq, dk, dv, dbeta, dR = (torch.empty_like(x) for x in (q, k, do, beta, do))
+    dS0, ends = q.new_empty(B, H, K, V, dtype=torch.float32), torch.empty_like(starts)
+    sizes = {"H": H, "K": K, "V": V, "C": CHUNK, "WHOLE": _whole(T, K, V)}
+    options = _columns(V, ADJOINT)
+    adjoint_kernel[(cdiv(V, options["BV"]), B * H)](
+        q, k, beta, L, do, dS_end, dR, ends, dS0, T, HAS_DS=dS_end is not None, BK=_tile(K), **sizes, **options
+    )
+    options = {**BACKWARD, "BK": min(BACKWARD["BK"], _tile(K))}
+    backward_kernel[(cdiv(T, CHUNK), B * H)](
+        q, k, beta, G, starts, do, dR, ends, dq, dk, dv, dbeta, T, BV=_tile(V), **sizes, **options
+    )
+    return dq, dk, dv, dbeta, dS0
+
+
+@delta_rule_backward.register_fake
+def _(
+    q: Tensor,
+    k: Tensor,
+    beta: Tensor,
+    L: Tensor,
+    G: Tensor,
+    starts: Tensor,
+    do: Tensor,
+    dS_end: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    B, _, H, K = q.shape
+    dq, dk, dv, dbeta = (x.new_empty(x.shape) for x in (q, k, do, beta))
+    return dq, dk, dv, dbeta, q.new_empty(B, H, K, do.shape[-1], dtype=torch.float32)
+
+
+def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
+    q, k, _, beta, S0, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, beta, *output[2:])
+    ctx.has_S0 = S0 is not None
+
+
+def _backward(ctx: Any, do: Tensor | None, dS_end: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    q, k, beta, L, G, starts = ctx.saved_tensors
+    do = torch.zeros_like(G) if do is None else do
+    *gradients, dS0 = delta_rule_backward(q, k, beta, L, G, starts, do, dS_end)
+    return *gradients, dS0 if ctx.has_S0 else None, None
+
+
+delta_rule_op.register_autograd(_backward, setup_context=_keep)
+
+
+def _kept(v: Tensor, K: int, keep: bool) -> tuple[Tensor, Tensor]:
+    """G and the starts, empty where they are not to be kept."""
+    B, T, H, V = v.shape if keep else (0, 0, 0, 0)
+    return v.new_empty(B, T, H, V), v.new_empty(B, H, cdiv(T, CHUNK), K, V)
+
+
+def _tile(size: int) -> int:
+    return max(16, next_power_of_2(size))
+
+
+def _whole(T: int, K: int, V: int) -> bool:
+    """Whether all tiles are full, so that the kernels need not ask what is outside."""
+    return T % CHUNK == 0 and _tile(K) == K and _tile(V) == V
+
+
+def _columns(V: int, options: dict[str, int]) -> dict[str, int]:
+    return {**options, "BV": min(options["BV"], _tile(V))}

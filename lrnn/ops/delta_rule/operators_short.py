@@ -1,0 +1,83 @@
+"""The delta rule on a GPU by kernels of ours that keep a head on the chip (lrnn/ops/delta_rule/kernels_short.py), as
+operators that torch.compile sees through. They are the faster ones for short sequences, and the only for float32."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import cdiv, next_power_of_2
+
+from lrnn.ops.delta_rule.kernels_short import backward_kernel, forward_kernel
+
+CHUNK = 16  # tokens: the least that the matrix units take
+
+
+@torch.library.custom_op("lrnn::delta_rule_short", mutates_args=())
+def delta_rule_op(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Outputs (B, T, H, V) and the final state (B, H, K, V), float32; q, k, v in one dtype."""
+    (B, T, H, K), V = q.shape, v.shape[-1]
+    o, S_end = v.new_empty(v.shape), v.new_empty(B, H, K, V, dtype=torch.float32)
+    q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
+    S0 = None if initial_state is None else initial_state.contiguous()
+    forward_kernel[(B * H,)](
+        q, k, v, beta, S0, o, S_end, T, H=H, HAS_S0=S0 is not None, **_tiles(K, V, v.dtype)
+    )  # fmt: skip
+    return o, S_end
+
+
+@delta_rule_op.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
+    B, _, H, K = q.shape
+    return v.new_empty(v.shape), v.new_empty(B, H, K, v.shape[-1], dtype=torch.float32)
+
+
+@torch.library.custom_op("lrnn::delta_rule_short_backward", mutates_args=())
+def delta_rule_backward(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, do: Tensor, dS_end: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The gradients of q, k, v, beta and the initial state."""
+    (B, T, H, K), V = q.shape, v.shape[-1]
+    q, k, v, beta, do = (x.contiguous() for x in (q, k, v, beta, do))
+    S0, dS_end = (None if x is None else x.contiguous() for x in (initial_state, dS_end))
+    dq, dk, dv, dbeta = (torch.empty_like(x) for x in (q, k, v, beta))
+    dS0 = v.new_empty(B, H, K, V, dtype=torch.float32)
+    starts = v.new_empty(B, H, cdiv(T, CHUNK), K, V, dtype=torch.float32)
+    backward_kernel[(B * H,)](
+        q, k, v, beta, S0, do, dS_end, dq, dk, dv, dbeta, dS0, starts, T, H=H,
+        HAS_S0=S0 is not None, HAS_DS=dS_end is not None, **_tiles(K, V, v.dtype),
+    )  # fmt: skip
+    return dq, dk, dv, dbeta, dS0
+
+
+@delta_rule_backward.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, do: Tensor, dS_end: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    B, _, H, K = q.shape
+    dS0 = v.new_empty(B, H, K, v.shape[-1], dtype=torch.float32)
+    dq, dk, dv, dbeta = (x.new_empty(x.shape) for x in (q, k, v, beta))
+    return dq, dk, dv, dbeta, dS0
+
+
+def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, do: Tensor | None, dS_end: Tensor | None) -> tuple[Tensor | None, ...]:
+    q, k, v, beta, S0 = ctx.saved_tensors
+    do = torch.zeros_like(v) if do is None else do
+    *gradients, dS0 = delta_rule_backward(q, k, v, beta, S0, do, dS_end)
+    return *gradients, None if S0 is None else dS0
+
+
+delta_rule_op.register_autograd(_backward, setup_context=_keep)
+
+
+def _tiles(K: int, V: int, dtype: torch.dtype) -> dict[str, int | str]:
+    BK, BV = (max(16, next_power_of_2(size)) for size in (K, V))
+    return {
+        "K": K, "V": V, "C": CHUNK, "BK": BK, "BV": BV,
+        "PRECISION": "tf32x3" if dtype == torch.float32 else "tf32",
+        "num_warps": 1 if BK * BV <= 1024 else 4 if BK * BV <= 4096 else 8,
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""The recurrence of a diagonal linear RNN with any transitions."""

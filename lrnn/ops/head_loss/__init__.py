@@ -1,0 +1,1 @@
+"""Cross-entropy of the head's logits, made for some tokens at a time."""

@@ -1,1 +1,0 @@
-"""Triton code: what runs on the GPU. The operators around it are in lrnn/ops/*_triton.py."""

@@ -1,0 +1,1 @@
+"""A linear map whose weight's gradient is kept in float32."""

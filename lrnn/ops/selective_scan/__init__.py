@@ -1,0 +1,1 @@
+"""The selective scan: the recurrence of Mamba."""

@@ -1,0 +1,57 @@
+"""The short convolution: every channel's last K tokens, weighted, and SiLU. It stands before the recurrences.
+
+    z_t = bias + sum_j w_j x_{t-(K-1)+j}        y_t = z_t sigmoid(z_t)
+
+Forms (lrnn/ops/common/form.py): PyTorch's, a sum of shifted products (on a CPU faster than conv1d, which wants channels
+first), and on a GPU one kernel each way (lrnn/ops/short_convolution/operators.py).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lrnn.ops.common.form import Form, choose_form
+
+KERNELS = ("lrnn.ops.short_convolution.operators",)
+
+
+def short_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, state: Tensor | None = None, *, form: Form = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Run the convolution and SiLU over T tokens.
+
+    Args:
+        x: (batch, T, C).
+        weight: (C, K), its last tap on the current token.
+        bias: (C,).
+        state: the K - 1 tokens before, (batch, K - 1, C); zeros when absent.
+        form: `auto`, `chunked`, `recurrent` (here the same) or `triton`.
+
+    Returns:
+        y (batch, T, C) in the dtype of x, and the state after its last token.
+    """
+    taps = weight.shape[1]
+    tensors = [x, weight] if bias is None else [x, weight, bias]
+    if choose_form("short_convolution", form, tensors, KERNELS) == "triton":
+        from lrnn.ops.short_convolution.operators import short_convolution_op
+
+        if state is None:
+            return short_convolution_op(x, weight, bias), last_tokens(x, taps - 1)
+        x = torch.cat([state.to(x.dtype), x], dim=1)
+        return short_convolution_op(x, weight, bias)[:, taps - 1 :], last_tokens(x, taps - 1)
+    if state is None:
+        state = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
+    x = torch.cat([state, x], dim=1)  # (batch, K - 1 + T, C)
+    T = x.shape[1] - taps + 1
+    z = x[:, taps - 1 :] * weight[:, -1]
+    for j in range(taps - 1):
+        z = z + x[:, j : j + T] * weight[:, j]
+    if bias is not None:
+        z = z + bias
+    return F.silu(z).to(x.dtype), x[:, T:]
+
+
+def last_tokens(x: Tensor, tokens: int) -> Tensor:
+    """The last tokens of x (batch, T, C), with zeros before its start."""
+    missing = max(0, tokens - x.shape[1])
+    return F.pad(x[:, x.shape[1] - tokens + missing :], (0, 0, missing, 0))

@@ -1,0 +1,75 @@
+"""The short convolution on a GPU, as operators that torch.compile sees through; the kernels are in
+lrnn/ops/short_convolution/kernels.py."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton import cdiv
+
+from lrnn.ops.short_convolution.kernels import backward_kernel, forward_kernel
+
+# tokens and channels a program, and how many tokens it reads at once
+FORWARD = {"BT": 64, "BC": 256, "GROUP": 4, "num_warps": 2}
+BACKWARD = {"BT": 128, "BC": 256, "GROUP": 4, "num_warps": 2}
+# a compiler that pads the rows of x, a projection, would copy them back into dense ones otherwise
+ANY_STRIDES = (torch.Tag.flexible_layout,)
+
+
+@torch.library.custom_op("lrnn::short_convolution", mutates_args=(), tags=ANY_STRIDES)
+def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """SiLU of the convolution of x (batch, T, C) with zeros before its start; weight (C, K), bias (C,)."""
+    batch, T, C = x.shape
+    x, weight = evenly_spaced_rows(x), weight.contiguous()
+    y = x.new_empty(batch, T, C)
+    forward_kernel[(cdiv(C, FORWARD["BC"]), cdiv(T, FORWARD["BT"]), batch)](
+        x, weight, bias, y, T, x.stride(1), C=C, K=weight.shape[1], HAS_BIAS=bias is not None, **FORWARD
+    )
+    return y
+
+
+@short_convolution_op.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("lrnn::short_convolution_backward", mutates_args=(), tags=ANY_STRIDES)
+def short_convolution_backward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, weight and bias; the last is empty without one."""
+    (batch, T, C), K = x.shape, weight.shape[1]
+    x, weight, dy = evenly_spaced_rows(x), weight.contiguous(), dy.contiguous()
+    blocks = cdiv(T, BACKWARD["BT"])
+    dx = x.new_empty(batch, T, C)
+    dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
+    dbias = x.new_empty(batch * blocks, C if bias is not None else 0, dtype=torch.float32)
+    backward_kernel[(cdiv(C, BACKWARD["BC"]), blocks, batch)](
+        x, weight, bias, dy, dx, dw, dbias, T, x.stride(1), C=C, K=K, HAS_BIAS=bias is not None, **BACKWARD
+    )
+    return dx, dw.sum(0).mT.to(weight.dtype).contiguous(), dbias.sum(0)
+
+
+@short_convolution_backward.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dbias = x.new_empty(0 if bias is None else bias.shape, dtype=torch.float32)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), dbias
+
+
+def _keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias = ctx.saved_tensors
+    dx, dweight, dbias = short_convolution_backward(x, weight, bias, dy)
+    return dx, dweight, None if bias is None else dbias.to(bias.dtype)
+
+
+short_convolution_op.register_autograd(_backward, setup_context=_keep)
+
+
+def evenly_spaced_rows(x: Tensor) -> Tensor:
+    """x itself where its rows are evenly spaced, as those of one half of a projection are; else a copy."""
+    even = x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1)
+    return x if even else x.contiguous()

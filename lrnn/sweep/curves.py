@@ -1,0 +1,96 @@
+"""The curves of pretraining runs side by side, from their TensorBoard events:
+
+python -m lrnn.sweep.curves --run_dirs='[runs/pretrain_340m, runs/pretrain_340m_01]' --out=results/pretrain
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lrnn.runtime.command import command
+from lrnn.runtime.errors import ConfigError
+from lrnn.sweep.tabular import markdown, write_csv
+
+PICTURED = {"train/loss": "training loss (nats)", "val/perplexity": "validation perplexity"}
+KEPT = (*PICTURED, "train/gradient_norm", "speed/tokens_per_second")
+HEADER = ("run", "step", "validation perplexity", "training loss", "largest gradient norm", "tokens/s a GPU")
+
+Curve = dict[int, float]  # of a scalar, by step
+
+
+def curves(run_dirs: Sequence[str], out: str) -> None:
+    """Write curves.csv, curves.png and table.md.
+
+    Args:
+        run_dirs: folders of runs; a curve is named by the last part.
+        out: folder of the results.
+    """
+    runs = {Path(folder).name: read(folder) for folder in run_dirs}
+    if len(runs) < len(run_dirs):
+        raise ConfigError(f"run_dirs: two folders have one name, and so would their curves, got {list(run_dirs)}")
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    values = [
+        {"run": name, "scalar": tag, "step": step, "value": f"{value:.6g}"}
+        for name, scalars in runs.items()
+        for tag, curve in scalars.items()
+        for step, value in curve.items()
+    ]
+    write_csv(folder / "curves.csv", values)
+    _figure(runs).savefig(folder / "curves.png", dpi=150)
+    table = "\n".join(markdown(HEADER, [_summary(name, scalars) for name, scalars in runs.items()])) + "\n"
+    (folder / "table.md").write_text(table)
+    Console(soft_wrap=True).print(f"{table}written to {folder}: table.md, curves.csv, curves.png", markup=False)
+
+
+def read(folder: str) -> dict[str, Curve]:
+    """The scalars that are kept; of a step written twice, by a run that was resumed, the later value."""
+    if not list(Path(folder).glob("events.out.tfevents.*")):
+        raise ConfigError(f"run_dirs: {folder} holds no TensorBoard events; --trainer.logger=false writes none")
+    events = EventAccumulator(folder, size_guidance={"scalars": 0})
+    events.Reload()
+    tags = [tag for tag in KEPT if tag in events.Tags()["scalars"]]
+    found = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
+    return {tag: dict(sorted(curve.items())) for tag, curve in found.items()}
+
+
+def _figure(runs: dict[str, dict[str, Curve]]) -> Figure:
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, (tag, label) in zip(figure.subplots(1, 2), PICTURED.items(), strict=True):
+        for name, scalars in runs.items():
+            curve = scalars.get(tag, {})
+            axes.plot(
+                list(curve), list(curve.values()), label=name, linewidth=1.2, marker="." if len(curve) < 20 else ""
+            )
+        axes.set(xlabel="step", ylabel=label)
+        if tag == "val/perplexity":
+            axes.set_yscale("log")
+    axes.legend(fontsize="small", loc="upper right")
+    return figure
+
+
+def _summary(name: str, scalars: dict[str, Curve]) -> tuple[str, ...]:
+    loss, perplexity, norm, speed = (list(scalars.get(tag, {}).values()) for tag in KEPT)
+    largest = f"{max(norm, default=0):.2f}" if all(map(math.isfinite, norm)) else "not finite"
+    steps = [step for curve in scalars.values() for step in curve]
+    return (
+        name,
+        f"{max(steps, default=0):,}",
+        f"{perplexity[-1]:,.1f}" if perplexity else "-",
+        f"{loss[-1]:.3f}" if loss else "-",
+        largest if norm else "-",
+        f"{median(speed):,.0f}" if speed else "-",
+    )
+
+
+def main() -> None:
+    command(curves, "lrnn.sweep.curves")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Curves of runs, from the events that TensorBoard shows."""
+
+import csv
+
+import pytest
+from torch.utils.tensorboard import SummaryWriter
+
+from lrnn.runtime.errors import ConfigError
+from lrnn.sweep.curves import curves
+
+
+def write_run(folder, scalars):
+    with SummaryWriter(str(folder)) as writer:
+        for tag, step, value in scalars:
+            writer.add_scalar(tag, value, step)
+    return str(folder)
+
+
+def test_curves_of_two_runs(tmp_path):
+    first = [("train/loss", 10, 9.0), ("train/loss", 20, 4.0), ("train/loss", 20, 3.5), ("val/perplexity", 20, 33.0)]
+    first += [("train/gradient_norm", 10, 2.5), ("train/gradient_norm", 20, 1.0), ("val/accuracy", 20, 0.4)]
+    second = [("train/loss", 30, 2.0), ("train/gradient_norm", 30, float("nan"))]
+    curves([write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)], str(tmp_path / "out"))
+    with (tmp_path / "out/curves.csv").open() as file:
+        rows = [tuple(row.values()) for row in csv.DictReader(file)]
+    assert ("a", "train/loss", "20", "3.5") in rows  # what a resumed run wrote last
+    assert ("b", "train/loss", "30", "2") in rows
+    assert not any("accuracy" in row[1] for row in rows)
+    table = (tmp_path / "out/table.md").read_text()
+    assert "| a | 20 | 33.0 | 3.500 | 2.50 | - |" in table
+    assert "| b | 30 | - | 2.000 | not finite | - |" in table
+    assert (tmp_path / "out/curves.png").stat().st_size > 10_000
+
+
+def test_a_folder_without_events_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"run_dirs: .*nowhere holds no TensorBoard events"):
+        curves([str(tmp_path / "nowhere")], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_runs_of_one_name_are_refused(tmp_path):
+    runs = [write_run(tmp_path / part / "run", [("train/loss", 1, 1.0)]) for part in ("x", "y")]
+    with pytest.raises(ConfigError, match="run_dirs: two folders have one name"):
+        curves(runs, str(tmp_path / "out"))

@@ -1,0 +1,247 @@
+"""Sweeps, with a program in lrnn.fit's place that takes no time; and every cell of ours as lrnn.fit takes it."""
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lrnn.fit import FitCLI
+from lrnn.runtime.errors import ConfigError
+from lrnn.sweep import schedule as scheduling
+from lrnn.sweep.__main__ import sweep
+from lrnn.sweep.grid import Block, Cell, claim_folder, make_cells, read_folder
+from lrnn.sweep.schedule import Device, Schedule, start
+
+ROOT = Path(__file__).parents[2]
+FAKE_FIT = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+options = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
+folder = Path(options["run_dir"])
+if "resume" not in options:
+    folder.mkdir()  # as lrnn.fit does, it refuses a folder that is there
+with open(folder.parent / "started", "a") as file:
+    file.write(f"{folder.name} {'resume' in options} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+
+def leave_a_checkpoint(*_):
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints/last.ckpt").touch()
+    sys.exit("Interrupt: stopped")
+
+signal.signal(signal.SIGINT, leave_a_checkpoint)
+seconds = float(options.get("seconds", 0.05))
+if options.get("fails") == options["seed_everything"] or os.environ.get("CUDA_VISIBLE_DEVICES") == "lost":
+    print("Traceback (most recent call last):\\nRuntimeError: out of order\\nfor help see elsewhere", flush=True)
+    sys.exit(1)
+time.sleep(0 if "resume" in options else seconds)
+(folder / "length_generalization.json").write_text(json.dumps({"scaled_accuracy": 0.5}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def fit(tmp_path, monkeypatch):
+    """The program that takes lrnn.fit's place."""
+    (tmp_path / "fit.py").write_text(FAKE_FIT)
+    command = (sys.executable, str(tmp_path / "fit.py"))
+    monkeypatch.setattr(scheduling, "FIT", command)
+    monkeypatch.chdir(ROOT)
+    return command
+
+
+def make_cell(*arguments, seeds=(0, 1, 2), rates=(0.1,), model="Model [0, 1]"):
+    return Cell(model, "task", arguments, rates, seeds)
+
+
+def started(root, cell):
+    return [line.split() for line in (root / cell.folder / "started").read_text().splitlines()]
+
+
+def run_to_the_end(*schedules):
+    while any(schedule.busy for schedule in schedules):
+        for schedule in schedules:
+            schedule.tick()
+        time.sleep(0.01)
+
+
+def test_two_sweeps_at_once_train_each_run_once(tmp_path):
+    cell = make_cell(seeds=tuple(range(8)))
+    schedules = [Schedule(cell.runs(tmp_path / "sweep"), [Device(None), Device(None)]) for _ in range(2)]
+    run_to_the_end(*schedules)
+    assert sorted(name for name, *_ in started(tmp_path / "sweep", cell)) == [f"lr0.1_seed{seed}" for seed in range(8)]
+    assert all(len(schedule.done) == 8 and not schedule.failed for schedule in schedules)
+
+
+def test_a_run_is_locked_until_its_own_process_ends(tmp_path):
+    [run] = make_cell("--seconds=60", seeds=(0,)).runs(tmp_path / "sweep")
+    first = start(run, Device(None))
+    first.lock.close()  # all that happens to it when the sweep is killed
+    assert start(run, Device(None)) is None
+    first.process.kill()
+    first.process.wait()
+    second = start(run, Device(None))
+    second.process.kill()
+    second.process.wait()
+    second.lock.close()
+
+
+def test_a_run_that_fails_is_named_and_loses_no_other(tmp_path, capsys):
+    block = Block({"A": "--fails=1", "B": ""}, {"task": ""})
+    options = {"run_dir": str(tmp_path / "sweep"), "learning_rates": [0.1], "accelerator": "cpu", "devices": 2}
+    with pytest.raises(ConfigError, match=r"1 of 6 runs are missing: A on task, rate 0.1, seed 1$"):
+        sweep(cells=[block], **options)
+    out = " ".join(capsys.readouterr().out.split())
+    assert "seed 1: failed, RuntimeError: out of order" in out and "lr0.1_seed1.log" in out
+    folders = [tmp_path / "sweep/task" / name for name in ("a", "b")]
+    assert [len(list(folder.glob("*/length_generalization.json"))) for folder in folders] == [2, 3]
+    with pytest.raises(ConfigError, match="1 of 6 runs are missing"):  # only that one is tried again
+        sweep(cells=[block], **options)
+    assert [len((folder / "started").read_text().splitlines()) for folder in folders] == [4, 3]
+
+
+def test_ctrl_c_leaves_checkpoints_from_which_the_same_command_goes_on(tmp_path, fit):
+    grid = {"run_dir": str(tmp_path / "sweep"), "learning_rates": [0.1], "seeds": [0, 1], "accelerator": "cpu"}
+    grid |= {"devices": 2, "cells": [{"models": {"A": "--seconds=60"}, "tasks": {"task": ""}}]}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    code = f"from lrnn.sweep import schedule; schedule.FIT = {fit}; from lrnn.sweep.__main__ import main; main()"
+    command = [sys.executable, "-c", code, f"--config={tmp_path}/grid.yaml"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "sweep/task/a/started"
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(0.2)  # for the handlers in the runs
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1 and errors == "interrupted: the same command goes on where it stopped\n"
+    assert len(list(tmp_path.glob("sweep/task/a/*/checkpoints/last.ckpt"))) == 2
+    subprocess.run(command, check=True, timeout=30)
+    assert sorted(line.split()[1] for line in log.read_text().splitlines()) == ["False"] * 2 + ["True"] * 2
+    assert len(list(tmp_path.glob("sweep/task/a/*/length_generalization.json"))) == 2
+
+
+def test_a_gpu_that_vanishes_is_retired_and_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(Device, "answers", lambda device: device.gpu != "lost")
+    cell = make_cell("--seconds=0.3", seeds=tuple(range(9)))
+    schedule = Schedule(cell.runs(tmp_path / "sweep"), [Device("lost"), Device("7")], runs_per_device=2)
+    run_to_the_end(schedule)
+    assert len(schedule.done) + len(schedule.failed) == 9 and 2 <= len(schedule.failed) <= 3
+    assert set(schedule.failed.values()) == {"GPU lost does not answer any more; RuntimeError: out of order"}
+    on = [gpu for *_, gpu in started(tmp_path / "sweep", cell)]
+    assert on.count("lost") == len(schedule.failed) and on.count("7") == len(schedule.done)
+
+    schedule = Schedule(schedule.failed, [Device("lost")])  # none is left: what has not run is told
+    run_to_the_end(schedule)
+    assert len(schedule.failed) == 2 and len(schedule.waiting) == max(0, on.count("lost") - 2)
+
+
+def test_a_failure_that_is_not_the_gpus_does_not_retire_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Device, "answers", lambda device: True)
+    runs = [run for seed in (0, 1, 2) for run in make_cell(f"--fails={seed}", seeds=(seed,)).runs(tmp_path / "sweep")]
+    schedule = Schedule(runs, [Device("0")])
+    run_to_the_end(schedule)
+    assert list(schedule.failed.values()) == ["RuntimeError: out of order"] * 3
+
+
+def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path):
+    config = tmp_path / "a.yaml"
+    config.write_text("width: 1")
+    folder, argument = tmp_path / "sweep", f"--config={config}"
+    claim_folder(folder, [make_cell(argument)])
+    claim_folder(folder, [make_cell(argument, seeds=(3,), rates=(0.2,)), make_cell(argument, model="B")])
+    both, other = read_folder(folder)
+    assert (both.seeds, both.learning_rates, other.model) == ((0, 1, 2, 3), (0.1, 0.2), "B")
+
+    before = (folder / "grid.json").read_text()
+    with pytest.raises(
+        ConfigError, match=r"run_dir: .*/sweep was written by another grid: Model.* had other arguments"
+    ):
+        claim_folder(folder, [make_cell(argument, "--model.width=2")])
+    config.write_text("width: 2")
+    with pytest.raises(ConfigError, match=r"another grid: Model \[0, 1\] on task had other files"):
+        claim_folder(folder, [make_cell(argument)])
+    config.write_text("width: 1  # a comment is not a difference")
+    claim_folder(folder, [make_cell(argument)])
+    assert json.loads((folder / "grid.json").read_text()) == json.loads(before)
+    with pytest.raises(ConfigError, match="is there, but not made by a sweep"):
+        claim_folder(tmp_path, [make_cell(argument)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": [0, 0]}, r"seeds: must be different values, at least one, got \[0, 0\]"),
+        ({"learning_rates": []}, "learning_rates: must be different values"),
+        ({"cells": []}, "cells: there is none"),
+        ({"cells": [Block({"A": "", "a": ""}, {"task": ""})]}, "cells: a on task occurs twice"),
+        (
+            {"cells": [Block({"A": "--model.width 3"}, {"task": ""})]},
+            "arguments are written --key=value, got --model.wid",
+        ),
+        (
+            {"cells": [Block({"A": "--config=conf/no.yaml"}, {"task": ""})]},
+            "A on task names conf/no.yaml, which is not",
+        ),
+        ({"only": "B*"}, "only: no cell and no run is called B.*there are A on task, and A on task, rate 0.1, seed 0"),
+        ({"runs_per_device": 0}, "runs_per_device: must be at least 1, got 0"),
+        ({"devices": 0}, "devices: must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_named(options, message, tmp_path):
+    usual = {"cells": [Block({"A": ""}, {"task": ""})], "learning_rates": [0.1], "accelerator": "cpu"}
+    with pytest.raises(ConfigError, match=message):
+        sweep(**{"run_dir": str(tmp_path / "sweep"), **usual, **options})
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ("* [0, 1] on *", ["A [0, 1]: 1 0", "A [0, 1]: 1 1", "A [0, 1]: 2 0", "A [0, 1]: 2 1"]),
+        ("A *, seed 1", ["A [0, 1]: 1 1", "A [0, 1]: 2 1"]),
+        ("B on task, rate 2, *", ["B: 2 0", "B: 2 1"]),
+    ],
+)
+def test_cells_and_runs_are_chosen_by_name(only, expected, tmp_path, capsys):
+    block = Block({"A [0, 1]": "--name=A", "B": ""}, {"task": ""}, learning_rates=[1, 2], seeds=[0, 1])
+    sweep(str(tmp_path), [block], [0.1], accelerator="cpu", only=only, dry_run=True)
+    runs = re.findall(r"learning_rate=(\d) --seed_everything=(\d) .*task/(a_0_1|b)/", capsys.readouterr().out)
+    assert [f"{'B' if name == 'b' else 'A [0, 1]'}: {rate} {seed}" for rate, seed, name in runs] == expected
+
+
+def grid_of(path):
+    config = yaml.safe_load((ROOT / path).read_text())
+    blocks = [Block(**block) for block in config["cells"]]
+    return make_cells(blocks, config["learning_rates"], config["seeds"], config["arguments"])
+
+
+@pytest.mark.parametrize(
+    "path", ["conf/paper/table3.yaml", "conf/table_quick.yaml", "conf/paper/parity.yaml", "conf/paper/arithmetic.yaml"]
+)
+def test_every_argument_of_a_sweep_is_one_of_fit(path, tmp_path):
+    seen = set()
+    for cell in grid_of(path):
+        if seen.issuperset(cell.arguments):
+            continue
+        seen.update(cell.arguments)
+        command = cell.runs(tmp_path)[0].command()
+        cli = FitCLI([*shlex.split(command)[3:], "--trainer.accelerator=cpu"])
+        assert cli.config.model.init_args.learning_rate == cell.learning_rates[0]
+        if "quick" in path:
+            assert cli.config.trainer.max_steps == 500 and cli.config.model.init_args.layers == 1
+        elif cell.task != "parity":
+            xlstm = cell.model in ("mLSTM", "sLSTM")
+            assert cli.config.trainer.gradient_clip_val == (None if xlstm else 1.0)
+            model, data = cli.config.model.init_args, cli.config.data
+            assert (model.layers, model.width) == (3, 64 if xlstm else 128)
+            usual = 256 if path == "conf/paper/arithmetic.yaml" else 1024
+            assert data.init_args.batch_size == (512 if cell.model == "mLSTM" else usual)
+            assert data.init_args.get("multiplication", False) == cell.task.endswith("times")
+            assert data.class_path == f"data.{type(cli.datamodule).__name__}" != "data.Parity"

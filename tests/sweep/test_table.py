@@ -1,0 +1,113 @@
+"""The table against numbers worked out by hand, from runs that were written by hand."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from lrnn.runtime.errors import ConfigError
+from lrnn.sweep.grid import Cell, claim_folder
+from lrnn.sweep.published import PUBLISHED
+from lrnn.sweep.select import Finished, median_deviation, select
+from lrnn.sweep.table import table
+
+CELL = Cell("DeltaNet [-1, 1]", "modular_arithmetic", (), (1e-2, 1e-3), (0, 1, 2))
+SCORES = {  # (rate, seed): (validation, test)
+    (1e-2, 0): (0.50, 0.90), (1e-2, 1): (0.52, 0.95), (1e-2, 2): (0.99, 0.99),
+    (1e-3, 0): (0.60, 0.10), (1e-3, 1): (0.61, 0.40), (1e-3, 2): (0.10, 0.20),
+}  # fmt: skip
+
+
+def finished(scores):
+    for run in CELL.runs("nowhere"):
+        if pair := scores.get((run.learning_rate, run.seed)):
+            validation, test = pair
+            yield Finished(run, {"validation_scaled_accuracy": validation, "scaled_accuracy": test})
+
+
+def chosen_rate(scores):
+    [rate] = {one.run.learning_rate for one in select(list(finished(scores)))}
+    return rate
+
+
+def test_the_rate_is_selected_by_the_median_of_validation_and_never_by_the_test_set():
+    assert chosen_rate(SCORES) == 1e-3  # though both the best and the median of 1e-2 are better on the test set
+    swapped = {key: (test, validation) for key, (validation, test) in SCORES.items()}
+    assert chosen_rate(swapped) == 1e-2
+    blind = {key: (validation, -1.0) for key, (validation, _) in SCORES.items()}
+    assert chosen_rate(blind) == 1e-3
+
+
+def test_equal_medians_and_missing_seeds():
+    assert chosen_rate(SCORES | {(1e-2, 0): (0.60, 0), (1e-2, 1): (0.60, 0)}) == 1e-2  # by the mean
+    assert chosen_rate({key: pair for key, pair in SCORES.items() if key != (1e-3, 2)}) == 1e-2
+    assert select([]) == []
+
+
+def test_median_deviation():
+    assert median_deviation([0.1, 0.4, 0.2]) == pytest.approx(0.1)
+    assert median_deviation([1.0]) == 0
+    assert median_deviation([0.0, 1.0, 4.0, 9.0]) == pytest.approx(2.0)  # median 2.5; 2.5, 1.5, 1.5, 6.5
+
+
+def test_table_of_a_sweep_by_hand(tmp_path, capsys):
+    others = [
+        Cell("Mamba [0, 1]", "modular_arithmetic", (), (1e-2,), (0, 1)),
+        Cell("Ours", "parity", (), (1e-2,), (0,)),
+    ]
+    claim_folder(tmp_path / "sweep", [CELL, *others])
+    task = {"class_path": "data.ModularArithmetic", "init_args": {"modulus": 5, "test_samples": 100}}
+    for run in CELL.runs(tmp_path / "sweep"):
+        run.folder.mkdir(parents=True)
+        (run.folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 12_000}, "data": task}))
+        validation, test = SCORES[run.learning_rate, run.seed]
+        result = {"validation_scaled_accuracy": validation, "scaled_accuracy": test, "scaled_accuracy_at": {"40": test}}
+        (run.folder / "length_generalization.json").write_text(json.dumps(result))
+
+    out = tmp_path / "out"
+    table(str(tmp_path / "sweep"), str(out))
+    text = (out / "table.md").read_text()
+    paper = "0.971 | 0.826 ± 0.146"
+    assert f"| DeltaNet [-1, 1] | {paper} | 0.400 | 0.200 ± 0.100 | -0.571 | 3 of 3 | 0.001 | 12,000 |" in text
+    assert "| Mamba [0, 1] | 0.095 | 0.066 ± 0.029 | not run | - | - | 0 of 2 | - | - |" in text
+    assert "## parity\n\nNothing was run.\n" in text and "| Ours | - | - | not run |" in text
+    assert (
+        "tested on 40 to 256 (100 sequences). A score of 0 is chance, an accuracy of 0.200; the best constant" in text
+    )
+    assert "lr0.001_seed1" in text and text.count("python -m lrnn.fit") == 1  # the command of the best seed
+    assert "DeltaNet [-1, 1]" in capsys.readouterr().out
+    assert (out / "modular_arithmetic.png").read_bytes().startswith(b"\x89PNG")
+    assert not (out / "parity.png").exists()
+
+    with (out / "table.csv").open() as file:
+        cell, not_run, _ = csv.DictReader(file)
+    assert (cell["best"], float(cell["to_paper"])) == ("0.4", pytest.approx(0.4 - 0.971))
+    assert (not_run["model"], not_run["best"], not_run["paper_best"]) == ("Mamba [0, 1]", "", "0.095")
+    with (out / "runs.csv").open() as file:
+        runs = {(float(run["rate"]), int(run["seed"])): run for run in csv.DictReader(file)}
+    for key, run in runs.items():
+        assert (float(run["validation"]), float(run["test"])) == SCORES[key]
+        assert run["selected"] == str(key[0] == 1e-3)
+    assert len(runs) == 6
+
+    for run, score in zip(CELL.runs(tmp_path / "sweep"), (0.9, 0.7, 0.8) * 2, strict=True):
+        result = run.result() | {"best_checkpoint": {"step": 1000, "scaled_accuracy": score}}
+        (run.folder / "length_generalization.json").write_text(json.dumps(result))
+    table(str(tmp_path / "sweep"), str(out))
+    text = (out / "table.md").read_text()
+    assert f"| {paper} | 0.400 | 0.200 ± 0.100 | -0.571 | 3 of 3 | 0.001 | 12,000 | 0.900 | 0.800 |" in text
+    assert "| not run | - | - | 0 of 2 | - | - | - | - |" in text
+
+
+def test_a_folder_without_a_sweep_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is not the folder of a sweep"):
+        table(str(tmp_path))
+
+
+def test_published_cells_are_those_of_the_sweep():
+    with open("conf/paper/table3.yaml") as file:
+        blocks = yaml.safe_load(file)["cells"]
+    cells = {(task, model) for block in blocks for task in block["tasks"] for model in block["models"]}
+    published = {(task, model) for task, rows in PUBLISHED.items() for model in rows}
+    assert published <= cells and len(published) == 28
