@@ -1,0 +1,44 @@
+"""Build an object from its class path and arguments, as a configuration file names them."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from lrnn.runtime.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def instantiate(key: str, kind: type[T], class_path: str, init_args: Mapping[str, Any]) -> T:
+    """Build a `kind` from what a configuration or a checkpoint says of it.
+
+    Args:
+        key: name of the setting, for the error message.
+        kind: the class, or a base class of it.
+        class_path: import path of the class, such as `lrnn.models.DeltaNet`.
+        init_args: its arguments. Classes among them are named by mappings of `class_path` and `init_args`.
+
+    Raises:
+        ConfigError: if there is no such class, if it is not a `kind`, or if it does not take the arguments.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(kind, key)
+    try:
+        config = parser.parse_object({key: {"class_path": class_path, "init_args": dict(init_args)}})
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{key}: {class_path} can't be built as a {kind.__name__} ({reason[:200]})") from error
+    built: T = parser.instantiate_classes(config)[key]
+    return built
+
+
+def import_path(cls: type) -> str:
+    """Return the shortest import path of a class: `lrnn.models.DeltaNet`, not `lrnn.models.delta_net.DeltaNet`."""
+    parts = cls.__module__.split(".")
+    for length in range(1, len(parts) + 1):
+        package = ".".join(parts[:length])
+        if getattr(sys.modules.get(package), cls.__qualname__, None) is cls:
+            return f"{package}.{cls.__qualname__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
