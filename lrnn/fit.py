@@ -33,7 +33,7 @@ from callbacks import (
     TrainingDivergedError,
 )
 from data import DataError
-from lrnn.models import LinearRNN
+from lrnn.models import LanguageModel
 from lrnn.runtime.checkpoint import read_metadata
 from lrnn.runtime.errors import ConfigError
 
@@ -44,7 +44,7 @@ class FitCLI(LightningCLI):
     def __init__(self, args: Sequence[str] | None, extra_callbacks: Sequence[L.Callback] = ()):
         self.extra_callbacks = list(extra_callbacks)
         super().__init__(
-            LinearRNN,
+            LanguageModel,
             L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

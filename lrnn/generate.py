@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
-from lrnn.models import LinearRNN
+from lrnn.models import LanguageModel
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
 
 
 @torch.no_grad()
-def sample(model: LinearRNN, prompt: Tensor, temperature: float, top_k: int, seed: int) -> Iterator[int]:
+def sample(model: LanguageModel, prompt: Tensor, temperature: float, top_k: int, seed: int) -> Iterator[int]:
     """Tokens after the prompt (T,), without end."""
     random = torch.Generator().manual_seed(seed)
     logits, state = model(prompt[None])

@@ -17,7 +17,7 @@ from data import Batch
 from lrnn.bench.kernels import matrix_product_rate
 from lrnn.bench.row import Row, in_turn
 from lrnn.fit import fit
-from lrnn.models import DeltaNet, LinearRNN, Mamba
+from lrnn.models import DeltaNet, LanguageModel, Mamba
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def fit_step(config: str, options: tuple[str, ...] = (), warmup: int = 20, steps
     return _timing(watch.seconds, cli.model)
 
 
-def lightning_step(model: LinearRNN, shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
+def lightning_step(model: LanguageModel, shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
     """A training step of Lightning's loop over a language model."""
     torch.compiler.reset()  # else the models of earlier rows count towards the limit of recompilations
     watch = _Stopwatch(warmup, steps)
@@ -161,7 +161,7 @@ def lightning_step(model: LinearRNN, shape: Shape, warmup: int = 4, steps: int =
     return _timing(watch.seconds, model)
 
 
-def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> LinearRNN:
+def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> LanguageModel:
     _start_afresh()
     with torch.device("cuda"):
         return DeltaNet(
@@ -176,7 +176,7 @@ def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> 
         )
 
 
-def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int]) -> LinearRNN:
+def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int]) -> LanguageModel:
     _start_afresh()
     with torch.device("cuda"):
         return Mamba(

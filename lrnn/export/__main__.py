@@ -16,7 +16,7 @@ from lrnn.export.delta_net import export_delta_net
 from lrnn.export.folder import Exported, write_json
 from lrnn.export.mamba import export_mamba
 from lrnn.export.tokenizer import write_tokenizer
-from lrnn.models import DeltaNet, LinearRNN, Mamba
+from lrnn.models import DeltaNet, LanguageModel, Mamba
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
@@ -75,7 +75,7 @@ def tokenizer_of_run(config: Path) -> str | None:
 
 
 def write_folder(
-    folder: Path, model: LinearRNN, exported: Exported, tokenizer: str | None, max_shard_size: str
+    folder: Path, model: LanguageModel, exported: Exported, tokenizer: str | None, max_shard_size: str
 ) -> None:
     eos = None
     if tokenizer:

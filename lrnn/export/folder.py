@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lrnn.models import LinearRNN
+from lrnn.models import LanguageModel
 from lrnn.runtime.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ class Exported:
     code: Path | None = None  # a modelling file that travels along
 
 
-def common_config(model: LinearRNN) -> dict[str, Any]:
+def common_config(model: LanguageModel) -> dict[str, Any]:
     backbone = model.backbone
     return {
         "vocab_size": backbone.head.out_features,
@@ -32,7 +32,7 @@ def common_config(model: LinearRNN) -> dict[str, Any]:
     }
 
 
-def tied(model: LinearRNN) -> bool:
+def tied(model: LanguageModel) -> bool:
     return model.backbone.head.weight is model.backbone.embedding.weight
 
 

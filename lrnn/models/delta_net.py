@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, RMSNorm, ShortConvolution
 from lrnn.models.gate_saturation import SaturateLogits
-from lrnn.models.language_model import LinearRNN
+from lrnn.models.language_model import LanguageModel
 from lrnn.models.linear import Linear
 from lrnn.ops import Form, at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
 
@@ -78,7 +78,7 @@ class DeltaNetMixer(nn.Module):
         return 6 * self.out_proj.in_features * self.norm.normalized_shape[0]
 
 
-class DeltaNet(LinearRNN):
+class DeltaNet(LanguageModel):
     """DeltaNet with transition eigenvalues in (0, 1) or (-1, 1)."""
 
     def __init__(

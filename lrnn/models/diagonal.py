@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState
-from lrnn.models.language_model import LinearRNN
+from lrnn.models.language_model import LanguageModel
 from lrnn.ops import at_least_float32, diagonal_scan, range_scale
 
 STEEPNESS = 10
@@ -38,7 +38,7 @@ class DiagonalMixer(nn.Module):
         return y, (h,)
 
 
-class Diagonal(LinearRNN):
+class Diagonal(LanguageModel):
     """Diagonal linear RNN with transition eigenvalues in (0, 1) or (-1, 1)."""
 
     def __init__(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState
-from lrnn.models.language_model import LinearRNN
+from lrnn.models.language_model import LanguageModel
 from lrnn.ops import at_least_float32
 
 
@@ -46,7 +46,7 @@ class FullMatrixMixer(nn.Module):
         return 4 * self.input_proj.in_features**2
 
 
-class FullMatrix(LinearRNN):
+class FullMatrix(LanguageModel):
     """Linear RNN with a full, unbounded transition matrix."""
 
     def __init__(self, width: int = 10, norm_eps: float = 1e-6, **kwargs: Any):

@@ -16,7 +16,7 @@ from lrnn.ops.common.form import forms_in_use
 from lrnn.ops.head_loss.op import IGNORE
 
 
-class LinearRNN(L.LightningModule):
+class LanguageModel(L.LightningModule):
     """A backbone trained on (inputs, labels) by cross-entropy; label -100 is not scored.
 
     An architecture is a subclass that hands over `make_mixer`, which makes a block's mixer, and says what

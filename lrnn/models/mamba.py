@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
 from lrnn.models.gate_saturation import SaturateDecay
-from lrnn.models.language_model import LinearRNN
+from lrnn.models.language_model import LanguageModel
 from lrnn.models.linear import Linear
 from lrnn.ops import Form, at_least_float32, range_scale, selective_scan
 
@@ -78,7 +78,7 @@ class MambaMixer(nn.Module):
         return 9 * self.A_log.numel()
 
 
-class Mamba(LinearRNN):
+class Mamba(LanguageModel):
     """Mamba with transition eigenvalues in (0, 1) or (-1, 1)."""
 
     def __init__(

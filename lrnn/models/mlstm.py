@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
-from lrnn.models.language_model import LinearRNN
+from lrnn.models.language_model import LanguageModel
 from lrnn.models.linear import Linear
 from lrnn.ops import at_least_float32, mlstm, range_scale
 
@@ -92,7 +92,7 @@ class MLSTMMixer(nn.Module):
         return 4 * self.down_proj.in_features * self.norm.normalized_shape[0]
 
 
-class MLSTM(LinearRNN):
+class MLSTM(LanguageModel):
     """mLSTM with the forget gate, its transition's eigenvalue, in (0, 1) or (-1, 1)."""
 
     def __init__(

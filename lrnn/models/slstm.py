@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState, ShortConvolution
-from lrnn.models.language_model import LinearRNN
+from lrnn.models.language_model import LanguageModel
 from lrnn.ops import at_least_float32, slstm
 
 
@@ -53,7 +53,7 @@ class SLSTMMixer(nn.Module):
         return self.norm(y).flatten(-2), (conv_state, *new)
 
 
-class SLSTM(LinearRNN):
+class SLSTM(LanguageModel):
     """sLSTM. Its blocks have an MLP where `mlp_width` is given; xLSTM's is 1.3 times as wide as the residual stream."""
 
     def __init__(

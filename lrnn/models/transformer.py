@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.backbone import MixerState
-from lrnn.models.language_model import LinearRNN
+from lrnn.models.language_model import LanguageModel
 from lrnn.models.linear import Linear
 from lrnn.ops import at_least_float32
 
@@ -62,7 +62,7 @@ class AttentionMixer(nn.Module):
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 
-class Transformer(LinearRNN):
+class Transformer(LanguageModel):
     """Causal Transformer: not an RNN, trained and scored as one."""
 
     def __init__(

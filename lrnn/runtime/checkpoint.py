@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
 import lrnn.models
-from lrnn.models import LinearRNN
+from lrnn.models import LanguageModel
 from lrnn.runtime.errors import ConfigError
 
 # what reading a damaged file, or one of another program, ends in
@@ -28,7 +28,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return torch.load(path / "meta.pt" if path.is_dir() else path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def load_model(checkpoint: str | Path) -> LinearRNN:
+def load_model(checkpoint: str | Path) -> LanguageModel:
     """The model, ready to be evaluated. Of the optimizer, nothing is read."""
     path = Path(checkpoint)
     if not path.exists():
@@ -36,7 +36,7 @@ def load_model(checkpoint: str | Path) -> LinearRNN:
     try:
         saved = read_metadata(path)
         options = {name: value for name, value in saved["hyper_parameters"].items() if not name.startswith("_")}
-        model: LinearRNN = getattr(lrnn.models, saved["model"])(**options)
+        model: LanguageModel = getattr(lrnn.models, saved["model"])(**options)
         model.load_state_dict(_read_shards(path, model.state_dict()) if path.is_dir() else saved["state_dict"])
     except (*UNREADABLE, CheckpointException) as error:
         reason = " ".join(str(error).split())[:200]
