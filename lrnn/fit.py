@@ -34,6 +34,7 @@ from callbacks import (
 )
 from data import DataError
 from lrnn.models import LanguageModel
+from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import read_metadata
 from lrnn.runtime.errors import ConfigError
 
@@ -127,8 +128,8 @@ def check_resumable(path: Path, cli: FitCLI) -> None:
     """Refuse to continue a checkpoint of another model, other hyperparameters or other data, before it is read."""
     saved = read_metadata(path)
     for key, ours in (("model", cli.model), ("data", cli.datamodule)):
-        if saved[key] != type(ours).__name__:
-            raise ConfigError(f"{key}: {path} holds {saved[key]}, the configuration {type(ours).__name__}")
+        if saved[key] != import_path(type(ours)):
+            raise ConfigError(f"{key}: {path} holds {saved[key]}, the configuration {import_path(type(ours))}")
     for name, value in cli.model.hparams.items():
         before = saved["hyper_parameters"].get(name)
         if before != value:

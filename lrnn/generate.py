@@ -56,9 +56,8 @@ def generate(
         if value < least:
             raise ConfigError(f"{name}: must be at least {least}, got {value}")
     model, pieces = load_model(checkpoint).to(device), load_tokenizer(tokenizer)
-    vocabulary = model.backbone.head.out_features
-    if vocabulary != pieces.vocab_size:
-        raise ConfigError(f"tokenizer: {tokenizer} has {pieces.vocab_size} tokens, the model {vocabulary}")
+    if model.vocab_size != pieces.vocab_size:
+        raise ConfigError(f"tokenizer: {tokenizer} has {pieces.vocab_size} tokens, the model {model.vocab_size}")
     ids = pieces.encode([prompt])[0].tolist() or [pieces.eos]  # a document begins after the end of another
     shown = pieces.decode(ids)
     print(shown, end="", flush=True)
