@@ -165,7 +165,7 @@ def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> 
     _start_afresh()
     with torch.device("cuda"):
         return DeltaNet(
-            eigenvalue_range,
+            eigenvalue_range=eigenvalue_range,
             width=shape.width,
             heads=shape.heads,
             layers=shape.layers,
@@ -180,7 +180,7 @@ def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int]) -> LanguageModel:
     _start_afresh()
     with torch.device("cuda"):
         return Mamba(
-            eigenvalue_range,
+            eigenvalue_range=eigenvalue_range,
             width=shape.width,
             layers=shape.layers,
             vocab_size=shape.vocab_size,

@@ -17,6 +17,7 @@ from lrnn.export.folder import Exported, write_json
 from lrnn.export.mamba import export_mamba
 from lrnn.export.tokenizer import write_tokenizer
 from lrnn.models import DeltaNet, LanguageModel, Mamba
+from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
@@ -47,8 +48,11 @@ def export(
     model = load_model(checkpoint or str(Path(run_dir, "checkpoints/last.ckpt")))
     exporter = EXPORTERS.get(type(model))
     if exporter is None:
-        allowed = " or ".join(architecture.__name__ for architecture in EXPORTERS)
-        raise ConfigError(f"model: must be {allowed} to be exported, the checkpoint holds {type(model).__name__}")
+        known = " and ".join(import_path(architecture) for architecture in EXPORTERS)
+        raise ConfigError(
+            f"checkpoint: it holds a {import_path(type(model))}, which has no class in the Hugging Face ecosystem; "
+            f"{known} have one"
+        )
     exported = exporter(model, out)
     tokenizer = tokenizer or tokenizer_of_run(Path(run_dir, "config.yaml"))
     partial = folder.with_name(folder.name + ".partial")

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lrnn.models import LanguageModel
+from lrnn.models import LanguageModel, SwiGLU
+from lrnn.models.layers import AddRMSNorm
 from lrnn.runtime.errors import ConfigError
 
 
@@ -24,7 +25,7 @@ class Exported:
 def common_config(model: LanguageModel) -> dict[str, Any]:
     backbone = model.backbone
     return {
-        "vocab_size": backbone.head.out_features,
+        "vocab_size": model.vocab_size,
         "hidden_size": backbone.head.in_features,
         "num_hidden_layers": len(backbone.blocks),
         "tie_word_embeddings": tied(model),
@@ -34,6 +35,20 @@ def common_config(model: LanguageModel) -> dict[str, Any]:
 
 def tied(model: LanguageModel) -> bool:
     return model.backbone.head.weight is model.backbone.embedding.weight
+
+
+def mlp_of(model: LanguageModel) -> SwiGLU | None:
+    """Return the MLP of the first block, or None where the model has none.
+
+    Raises:
+        ConfigError: if the model has norms or channel mixers that no class of the ecosystem has.
+    """
+    block = model.backbone.blocks[0]
+    if not isinstance(block.mixer_norm, AddRMSNorm):
+        raise refuse("norm", model.hparams["norm"], "only with rms")
+    if block.channel_mixer is not None and not isinstance(block.channel_mixer, SwiGLU):
+        raise refuse("channel_mixer", type(block.channel_mixer).__name__, "only with an MLP (model.mlp_width)")
+    return block.channel_mixer
 
 
 def refuse(option: str, value: object, allowed: str) -> ConfigError:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrnn.export.folder import Exported, common_config, refuse, tied
+from lrnn.export.folder import Exported, common_config, mlp_of, refuse, tied
 from lrnn.models import Mamba
 from lrnn.ops import range_scale
 
@@ -22,7 +22,7 @@ NEGATIVE = Path(__file__).with_name("modeling_mamba_negative.py")
 
 def export_mamba(model: Mamba, out: str) -> Exported:
     first: Any = model.backbone.blocks[0]
-    if first.mlp is not None:
+    if mlp_of(model) is not None:
         raise refuse("mlp_width", model.hparams["mlp_width"], "transformers' Mamba has no MLP")
     mixer = first.mixer
     channels, state_size = mixer.A_log.shape
@@ -40,7 +40,7 @@ def export_mamba(model: Mamba, out: str) -> Exported:
         "residual_in_fp32": True,
         "dtype": "float32",
     }
-    weights = {
+    weights: dict[str, Any] = {
         "backbone.embeddings.weight": model.backbone.embedding.weight,
         "backbone.norm_f.weight": model.backbone.norm.weight,
     }
