@@ -21,9 +21,10 @@ from lrnn.evaluate.contract import LengthTask, missing_members
 from lrnn.evaluate.length_figure import length_figure
 from lrnn.evaluate.scoring import Scores, as_record, score
 from lrnn.models import LanguageModel
+from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
-from lrnn.runtime.instantiate import import_path, instantiate
+from lrnn.runtime.instantiate import instantiate
 
 Precision = Literal["32-true", "bf16-mixed"]
 LENGTHS = (40, 64, 96, 128, 160, 192, 224, 256, 512, 1024, 4096, 16384)
@@ -109,10 +110,7 @@ def _task(class_path: str | None, options: dict[str, Any], of_run: dict[str, Any
         )
     if of_run is not None and class_path in (None, of_run["class_path"]):
         class_path, options = of_run["class_path"], {**of_run.get("init_args", {}), **options}
-    try:
-        task = instantiate("task", L.LightningDataModule, str(class_path), options)
-    except ValueError as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+    task = instantiate("task", L.LightningDataModule, str(class_path), options)
     if not isinstance(task, LengthTask):
         missing = ", ".join(missing_members(task, LengthTask))
         raise ConfigError(f"task: {import_path(type(task))} can't be scored by length, it has no {missing}")
