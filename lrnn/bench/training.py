@@ -192,7 +192,7 @@ def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int]) -> LanguageModel:
 
 
 def bare_loop_step(shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
-    """Time a training step of a plain loop over flash-linear-attention's DeltaNet: autocast, fused AdamW, not compiled."""
+    """Time a training step of a plain loop over flash-linear-attention's DeltaNet, in autocast and not compiled."""
     from fla.models import DeltaNetConfig, DeltaNetForCausalLM
 
     _start_afresh()

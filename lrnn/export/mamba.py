@@ -34,7 +34,7 @@ def export_mamba(model: Mamba, out: str) -> Exported:
         "conv_kernel": max(1, mixer.conv.kernel_size),
         "use_conv_bias": mixer.conv.kernel_size > 0,
         "layer_norm_epsilon": first.mixer_norm.eps,
-        "norm_eps": first.mixer_norm.eps,  # the name in fla's Mamba, which transformers' Auto classes load after "import fla"
+        "norm_eps": first.mixer_norm.eps,  # its name in fla's Mamba, which Auto classes load after "import fla"
         "use_bias": False,
         "hidden_act": "silu",
         "residual_in_fp32": True,

@@ -2,8 +2,8 @@
 
     h_t = a_t * h_{t-1} + dt_t * B_t * u_t        a_t = 2 exp(dt_t * A) - 1        y_t = C_t . h_t + D * u_t
 
-Everything else is Mamba (Gu & Dao 2023), and the weights have the names of transformers' own Mamba. This file needs only
-torch and transformers:
+Everything else is Mamba (Gu & Dao 2023), and the weights have the names of transformers' own Mamba. This file needs
+only torch and transformers:
 
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 

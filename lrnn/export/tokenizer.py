@@ -20,7 +20,7 @@ PROBES = (
     *(f"a{count * ' '}b{count * ' '}" for count in range(40)),
     *(count * " " + "def f(x):\n" + count * "\t" + "return x  # y\r\n\n\n" for count in range(20)),
     "The quick brown fox, 1234567890 times; it's 3.14 == x**2 -> {'key': [None]}",
-    "\ufb01 \u00b2 \u212b \uff46\uff55\uff4c\uff4c e\u0301 \u200b\u00a0\ufeff \0\x7f",  # which a normalizer would change
+    "\ufb01 \u00b2 \u212b \uff46\uff55\uff4c\uff4c e\u0301 \u200b\u00a0\ufeff \0\x7f",  # a normalizer changes it
     "漢字かな 한국어 العربية हिन्दी 😀👩👩👧",
     f"</s><s><unk> [INST] <0x0A> <|endoftext|> {SPACE} {SPACE}{SPACE}a",
     "-" * 100 + "=" * 33 + "0" * 50 + "aaaaaaaaaaaaaaaaaaaaa",
