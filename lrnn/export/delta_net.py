@@ -1,12 +1,12 @@
-"""DeltaNet, either range, as flash-linear-attention's DeltaNetForCausalLM.
+"""Export DeltaNet, with either range, as flash-linear-attention's DeltaNetForCausalLM.
 
     ours                               theirs
     blocks.0.mixer.in_proj             layers.0.attn.{q,k,v,b}_proj
     blocks.0.mixer.conv                layers.0.attn.{q,k,v}_conv1d
     blocks.0.channel_mixer.gate_up     layers.0.mlp.gate_proj, .up_proj
 
-Both scale q by d_head^-1/2 and normalise q and k, with SiLU before and no bias. Theirs divides by sqrt(|k|^2 + 1e-6),
-ours by |k|, which is the same to rounding unless a key is shorter than 0.1 or so.
+Both scale q by d_head^-1/2 and normalise q and k after SiLU, without a bias. Theirs divides by sqrt(|k|^2 + 1e-6), ours
+by |k|. The two agree to rounding unless a key is shorter than about 0.1.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
         "qk_norm": "l2",
         "qk_activation": "silu",
         "hidden_act": "swish",
-        "dtype": "bfloat16",  # what it loads as: fla's chunked kernel takes no float32
+        "dtype": "bfloat16",  # the dtype that it loads in, since fla's chunked kernel takes no float32
     }
     weights: dict[str, Any] = {
         "model.embeddings.weight": backbone.embedding.weight,

@@ -1,4 +1,4 @@
-"""What a Hugging Face folder holds."""
+"""Contents of a Hugging Face folder."""
 
 import json
 from dataclasses import dataclass
@@ -14,12 +14,19 @@ from lrnn.runtime.errors import ConfigError
 
 @dataclass(frozen=True)
 class Exported:
-    """A model in the terms of the class that will load it."""
+    """A model in the terms of the class that will load it.
 
-    config: dict[str, Any]  # config.json
+    Attributes:
+        config: content of config.json.
+        weights: tensors by the names of that class.
+        to_load: lines of Python that load the folder.
+        code: modelling file that is copied into the folder, if the class is no one else's.
+    """
+
+    config: dict[str, Any]
     weights: dict[str, Tensor]
-    to_load: str  # Python
-    code: Path | None = None  # a modelling file that travels along
+    to_load: str
+    code: Path | None = None
 
 
 def common_config(model: LanguageModel) -> dict[str, Any]:
