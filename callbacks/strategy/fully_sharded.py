@@ -56,7 +56,8 @@ class FullySharded(ModelParallelStrategy):
                 fully_shard(block, mesh=mesh, reshard_after_forward=False)
                 register_fsdp_forward_method(block, method)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
-        register_fsdp_forward_method(model, "training_step")
+        for method in ("training_step", "validation_step"):  # they need not call the model's forward
+            register_fsdp_forward_method(model, method)
         model.register_forward_hook(_reshard)  # evaluation calls forward, and no backward pass reshards after it
         type(model).__name__ = class_name  # checkpoints hold the class's name, which FSDP2 has prefixed
 
@@ -66,6 +67,12 @@ class FullySharded(ModelParallelStrategy):
         for name, parameter in self.model.named_parameters():
             vars(parameter).update(self._marks[name])
         super().setup_optimizers(trainer)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.model is not None
+        output = super().validation_step(*args, **kwargs)
+        _reshard(self.model)
+        return output
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
