@@ -215,7 +215,7 @@ def test_bad_options_are_named(task, options, key):
 
 
 def test_lengths_without_an_expression_are_refused():
-    with pytest.raises(ValueError, match="lengths: ModularArithmetic has none below 3, got 2"):
+    with pytest.raises(ValueError, match="lengths: ModularArithmetic needs at least 3, got 2"):
         next(ModularArithmetic().evaluation_batches(2, 2, samples=1))
 
 
