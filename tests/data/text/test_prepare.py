@@ -96,6 +96,7 @@ prepare.main()
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_writes_the_same_shards_with_any_number_of_workers(tmp_path):
     options = ["--source=stdlib", "--validation_fraction=0.03", "--shard_tokens=300_000"]
     command = [sys.executable, "-m", "data.prepare", *options]
