@@ -20,8 +20,9 @@ TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in READMES}
 
 
 def code(text):
-    """The lines of all fenced blocks, continued lines joined."""
-    return "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    """The lines of all fenced blocks of shell, continued lines joined."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return "\n".join(block for language, block in blocks if language in ("", "sh")).replace("\\\n", " ")
 
 
 def commands(text):
@@ -70,10 +71,19 @@ def parser_of(module):
 @pytest.mark.parametrize(("name", "module", "rest"), [command for command in COMMANDS if command[1] != "lrnn.fit"])
 def test_commands_parse(name, module, rest, monkeypatch):
     monkeypatch.setattr("sys.argv", [module])
-    config = parser_of(module).parse_args(shlex.split(rest, comments=True))
-    if (runs := re.search(r"#.*?(\d+) runs", rest)) and module == "lrnn.sweep":
-        cells = sum(len(block.models) * len(block.tasks) for block in config.cells)
-        assert cells * len(config.learning_rates) * len(config.seeds) == int(runs[1])
+    parser_of(module).parse_args(shlex.split(rest, comments=True))
+
+
+SWEEPS = [
+    (name, rest) for name, module, rest in COMMANDS if module == "lrnn.sweep" and re.search(r"#.* \d+ runs", rest)
+]
+
+
+@pytest.mark.parametrize(("name", "rest"), SWEEPS)
+def test_sweeps_have_as_many_runs_as_is_said(name, rest, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["lrnn.sweep", *shlex.split(rest, comments=True), "--dry_run=true"])
+    import_module("lrnn.sweep.__main__").main()
+    assert f" {capsys.readouterr().out.count(' -m lrnn.fit ')} runs" in rest
 
 
 @pytest.mark.parametrize(("name", "rest"), [(name, rest) for name, module, rest in COMMANDS if module == "lrnn.fit"])
