@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lrnn.sweep.device import Device
 from lrnn.sweep.mps import PIPES, shared_gpus
-from lrnn.sweep.schedule import Device
 
 
 @pytest.mark.parametrize("works", [True, False])
