@@ -12,9 +12,11 @@ from data.text.prepare import prepare
 from lrnn.export.__main__ import export
 from lrnn.fit import FitCLI
 from lrnn.sweep.__main__ import sweep
+from lrnn.sweep.grid import make_cells
+from lrnn.sweep.table import table
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = "\n".join((ROOT / name).read_text() for name in ("README.md", "conf/README.md"))
 CODE = "\n".join(re.findall(r"```(?:sh|python)?\n(.*?)```", README, re.DOTALL))
 
 
@@ -62,11 +64,15 @@ def test_sweep_commands_parse(monkeypatch):
     assert commands
     for command in commands:
         config = parser.parse_args(shlex.split(command, comments=True))
-        runs = sum(
-            len(block.models) * len(block.tasks) * len(config.learning_rates) * len(config.seeds)
-            for block in config.cells
-        )
+        cells = make_cells(config.cells, config.learning_rates, config.seeds, config.arguments)
+        runs = sum(len(cell.learning_rates) * len(cell.seeds) for cell in cells)
         assert f"{runs} runs" in CODE
+
+
+def test_table_commands_parse():
+    parser = capture_parser(lambda: auto_cli(table, as_positional=False))
+    for command in re.findall(r"^python -m lrnn\.table (.*)$", CODE, re.MULTILINE):
+        parser.parse_args(shlex.split(command, comments=True))
 
 
 FILES = re.findall(r"(?:\]\(|`)((?:conf|lrnn|data|callbacks|tests|results)/[\w/.-]+)(?:\)|`)", README)

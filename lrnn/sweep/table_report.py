@@ -19,9 +19,9 @@ from lrnn.sweep.tabular import markdown, write_csv
 
 EXPLANATION = (
     "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
-    "median of the seeds. Difference: our best minus the paper's, or our median minus the paper's where its best is unknown. "
-    "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. s: mean "
-    "seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
+    "median of the seeds. Difference: our best minus the paper's, or our median minus the paper's where its best is "
+    "unknown. Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
+    "s: mean seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
 )
 KEPT_EXPLANATION = (
     "These scores are of the last weights. Kept: the same for those weights of each seed that scored best during "

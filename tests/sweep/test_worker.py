@@ -27,6 +27,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_the_sweep_of_make_parity_in_small(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     config = yaml.safe_load(Path("conf/sweeps/parity.yaml").read_text())
@@ -60,6 +61,7 @@ def test_the_sweep_of_make_parity_in_small(tmp_path, monkeypatch, capsys):
         sweep(**config, devices=1, arguments=" ".join((*TINY, "--model.weight_decay=0.5")))
 
 
+@pytest.mark.slow
 def test_bad_input_is_the_last_line_of_the_log(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     blocks = [Block({"A": "--config=conf/parity.yaml --model.colour=red"}, {"parity": ""})]
