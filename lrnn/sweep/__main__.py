@@ -121,7 +121,8 @@ def _train(schedule: Schedule, total: int, console: Console) -> None:
                 progress.update(everything, completed=kept + done + failed, description=counts)
                 time.sleep(0.2)
         except BaseException:
-            console.print("stopping: a run in training leaves a checkpoint, a run in its last evaluation finishes it")
+            ends = "a run in training leaves a checkpoint, a run in its last evaluation finishes it"
+            console.print(f"stopping: {ends}", soft_wrap=True)
             schedule.stop()
             raise
         finally:

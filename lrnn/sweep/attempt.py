@@ -106,13 +106,13 @@ class Attempt:
         self.lock.close()
 
     def complaint(self) -> str:
-        """Return why the run has no result: the signal, or the last line of this attempt's log that names an error."""
-        code = self.process.poll()
-        if code is not None and code < 0:
-            return f"killed by signal {-code}"
+        """Return why the run has no result: the signal, and the last line of this attempt's log that names an error."""
         attempt = self.run.beside(".log").read_text(errors="replace").rpartition(f"{HEADING}python ")[2]
         lines = [line.strip() for line in attempt.splitlines()[1:] if line.strip()]
         errors = [line for line in lines if re.match(r"(error|[\w.]*(Error|Exception|Interrupt))\b", line)]
+        code = self.process.poll()
+        if code is not None and code < 0:
+            return ", ".join((f"killed by signal {-code}", *errors[-1:]))
         return (errors or lines or ["it printed nothing"])[-1]
 
 

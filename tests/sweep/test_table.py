@@ -122,3 +122,26 @@ def test_published_cells_are_those_of_the_sweep():
     cells = {(task, model) for block in blocks for task in block["tasks"] for model in block["models"]}
     published = {(task, model) for task, rows in PUBLISHED.items() for model in rows}
     assert published <= cells and len(published) == 28
+
+
+def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):
+    (tmp_path / "my_tasks.py").write_text(
+        "import lightning as L\n"
+        "class Mine(L.LightningDataModule):\n"
+        "    chance, train_lengths, test_lengths, test_samples = 0.25, (1, 4), (5, 6), 7\n"
+        "    def __init__(self, colour: str):\n"
+        "        super().__init__()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cell = Cell("Model", "my_task", (), (0.1,), (0,))
+    claim_folder(tmp_path / "sweep", [cell])
+    [run] = cell.runs(tmp_path / "sweep")
+    run.folder.mkdir(parents=True)
+    task = {"class_path": "my_tasks.Mine", "init_args": {"colour": "red"}}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 1}, "data": task}))
+    result = {"validation_scaled_accuracy": 0.5, "scaled_accuracy": 0.5, "scaled_accuracy_at": {"6": 0.5, "8": 0.25}}
+    (run.folder / "length_generalization.json").write_text(json.dumps(result))
+    table(str(tmp_path / "sweep"))
+    text = (tmp_path / "sweep/table.md").read_text()
+    assert "tested on 5 to 6 (7 sequences). A score of 0 is chance, an accuracy of 0.250.\n" in text
+    assert "| Model | - | 0.500/0.500 | - | 0.500 | 0.250 | - | 0.1 | 1 |" in text  # at 8; nothing noted its seconds
