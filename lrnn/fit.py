@@ -1,7 +1,7 @@
 """Train one model: python -m lrnn.fit --config conf/parity.yaml [--key=value ...]
 
-The command line is LightningCLI: every option is an argument of a class, `--help` lists them,
-`--print_config` shows the resolved configuration, which is also saved in the run's folder.
+The command line is LightningCLI. Every option is an argument of a class, and `--help` lists them. `--print_config`
+shows the resolved configuration, which is also saved in the run's folder.
 """
 
 import logging
@@ -34,12 +34,13 @@ from callbacks import (
 )
 from data import DataError
 from lrnn.models import LanguageModel
+from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import read_metadata
 from lrnn.runtime.errors import ConfigError
 
 
 class FitCLI(LightningCLI):
-    """LightningCLI without subcommands, with a run folder."""
+    """LightningCLI without subcommands, and with a folder for each run."""
 
     def __init__(self, args: Sequence[str] | None, extra_callbacks: Sequence[L.Callback] = ()):
         self.extra_callbacks = list(extra_callbacks)
@@ -50,15 +51,21 @@ class FitCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "prog": "python -m lrnn.fit"},
-            save_config_kwargs={"overwrite": True},  # an existing folder was refused before
+            save_config_kwargs={"overwrite": True},  # a folder that exists is refused below
             run=False,
             args=args if args is None else list(args),
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run_dir", type=str, required=True, help="Folder of the run: logs, checkpoints, results.")
-        parser.add_argument("--resume", type=bool, default=False, help="Go on from the run folder's last checkpoint.")
-        parser.add_argument("--checkpoint_every", type=int, default=1000, help="Optimizer steps between checkpoints.")
+        parser.add_argument(
+            "--run_dir", type=str, required=True, help="Folder of the run, for logs, checkpoints and results."
+        )
+        parser.add_argument(
+            "--resume", type=bool, default=False, help="Whether to continue from the run folder's last checkpoint."
+        )
+        parser.add_argument(
+            "--checkpoint_every", type=int, default=1000, help="Number of optimizer steps between checkpoints."
+        )
         parser.add_lightning_class_args(CosineWarmup, "schedule")
         parser.add_lightning_class_args(CompileTraining, "compile")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -70,23 +77,25 @@ class FitCLI(LightningCLI):
             raise ConfigError(f"checkpoint_every: must be at least 1, got {every}")
         steps = self.config.trainer.max_steps
         if steps < 1:
-            raise ConfigError(f"trainer.max_steps: must be at least 1, the schedule ends with it, got {steps}")
+            raise ConfigError(f"trainer.max_steps: must be at least 1, since the schedule ends there, got {steps}")
         if self.config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise ConfigError("trainer.accelerator: a GPU was asked for, but CUDA finds none here; choose cpu or auto")
+            raise ConfigError("trainer.accelerator: CUDA finds no GPU here; choose cpu or auto")
         nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
         if self.config.trainer.accelerator in ("gpu", "cuda") and isinstance(devices, int):
             available = torch.cuda.device_count()
             if devices > available:
-                raise ConfigError(f"trainer.devices: {devices} GPUs were asked for, this machine has {available}")
+                raise ConfigError(
+                    f"trainer.devices: must be at most the {available} GPUs of this machine, got {devices}"
+                )
         started = "NODE_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
         if nodes > 1 and not started:
             raise ConfigError(
-                f"trainer.num_nodes: {nodes} nodes are started by torchrun or srun (README, Several GPUs); "
-                "on this machine alone, set --trainer.num_nodes=1"
+                f"trainer.num_nodes: {nodes} nodes are started by torchrun or srun (conf/README.md); "
+                "on one machine, set --trainer.num_nodes=1"
             )
         if self.config.resume and not self.checkpoint.exists():
             raise ConfigError(f"resume: there is no checkpoint {self.checkpoint}")
-        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # it may have made the folder by now
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # the first process may have made the folder by now
         if first and not self.config.resume and run_dir.exists():
             raise ConfigError(f"run_dir: {run_dir} exists; choose another folder, or continue it with --resume=true")
 
@@ -97,7 +106,7 @@ class FitCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         checkpoint = ResumableCheckpoint(str(self.checkpoint.parent), self.config.checkpoint_every)
         progress = [] if self.config.trainer.enable_progress_bar is False else [Progress()]
-        # added to the configured ones
+        # which Lightning adds to the configured ones
         self.trainer_defaults = {"callbacks": [StopOnNonFinite(), checkpoint, *progress, *self.extra_callbacks]}
         if self.config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(save_dir=self.config.run_dir, name="", version="")
@@ -105,9 +114,14 @@ class FitCLI(LightningCLI):
 
 
 def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback] = ()) -> FitCLI:
-    """Train as the arguments, by default the command line's, say.
+    """Train one model.
 
-    Raises ConfigError, before the first step, if they don't fit together.
+    Args:
+        args: Arguments of the command line; those of this process when absent.
+        extra_callbacks: Callbacks beside the configured ones.
+
+    Raises:
+        ConfigError: before the first step, if the arguments do not fit together.
     """
     try:
         cli = FitCLI(args, extra_callbacks)
@@ -118,28 +132,33 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
         raise ConfigError(one_line(str(error))) from error
     try:
         cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
-    except (DataError, MisconfigurationException) as error:  # found when the data and the devices are there
+    except (DataError, MisconfigurationException) as error:  # which only the data and the devices show
         raise ConfigError(one_line(str(error))) from error
     return cli
 
 
 def check_resumable(path: Path, cli: FitCLI) -> None:
-    """Refuse to continue a checkpoint of another model, other hyperparameters or other data, before it is read."""
+    """Refuse to continue a checkpoint of another model, other hyperparameters or other data, before weights are read.
+
+    Raises:
+        ConfigError: with the first difference.
+        ValueError: if the data module refuses, for another seed for example.
+    """
     saved = read_metadata(path)
     for key, ours in (("model", cli.model), ("data", cli.datamodule)):
-        if saved[key] != type(ours).__name__:
-            raise ConfigError(f"{key}: {path} holds {saved[key]}, the configuration {type(ours).__name__}")
+        if saved[key] != import_path(type(ours)):
+            raise ConfigError(f"{key}: {path} holds {saved[key]}, the configuration {import_path(type(ours))}")
     for name, value in cli.model.hparams.items():
         before = saved["hyper_parameters"].get(name)
         if before != value:
             raise ConfigError(f"model.{name}: {path} has {before}, the configuration {value}")
     if path.is_dir() and not isinstance(cli.trainer.strategy, FullySharded):
         raise ConfigError(f"trainer.strategy: {path} is in shards; continue it with --trainer.strategy=fsdp2")
-    cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])  # raises ValueError for another seed
+    cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])
 
 
 def one_line(message: str) -> str:
-    """The part of a parser's message that says what to change."""
+    """Return the part of a parser's message that says what to change."""
     message = " ".join(message.split())
     if "Parser key" not in message and (alone := re.search(r"Errors: - (.*?) - Expected a", message)):
         return alone[1]

@@ -17,7 +17,7 @@ from lrnn.runtime.errors import ConfigError
 
 @torch.no_grad()
 def sample(model: LanguageModel, prompt: Tensor, temperature: float, top_k: int, seed: int) -> Iterator[int]:
-    """Tokens after the prompt (T,), without end."""
+    """Yield the tokens after the prompt (T,), without end."""
     random = torch.Generator().manual_seed(seed)
     logits, state = model(prompt[None])
     logits = logits[:, -1]
@@ -43,23 +43,22 @@ def generate(
     """Print a prompt and its continuation, up to the end of the document.
 
     Args:
-        checkpoint: of a language model that `python -m lrnn.fit` has trained.
-        prompt: the text to continue.
-        tokens: how many to add at most.
-        temperature: of the softmax that tokens are drawn from; 0 always takes the likeliest.
-        top_k: draw among that many likeliest tokens.
-        seed: of the drawing.
-        tokenizer: the one that the model was trained with.
-        device: cpu or cuda.
+        checkpoint: Checkpoint of a language model that `python -m lrnn.fit` has trained.
+        prompt: Text to continue.
+        tokens: Largest number of tokens to add.
+        temperature: Temperature of the softmax that tokens are drawn from; 0 always takes the likeliest token.
+        top_k: Number of likeliest tokens to draw from.
+        seed: Seed of the draws.
+        tokenizer: Tokenizer that the model was trained with.
+        device: Device to run on, cpu or cuda.
     """
     for name, value, least in (("tokens", tokens, 1), ("top_k", top_k, 1), ("temperature", temperature, 0)):
         if value < least:
             raise ConfigError(f"{name}: must be at least {least}, got {value}")
     model, pieces = load_model(checkpoint).to(device), load_tokenizer(tokenizer)
-    vocabulary = model.backbone.head.out_features
-    if vocabulary != pieces.vocab_size:
-        raise ConfigError(f"tokenizer: {tokenizer} has {pieces.vocab_size} tokens, the model {vocabulary}")
-    ids = pieces.encode([prompt])[0].tolist() or [pieces.eos]  # a document begins after the end of another
+    if model.vocab_size != pieces.vocab_size:
+        raise ConfigError(f"tokenizer: {tokenizer} has {pieces.vocab_size} tokens, the model {model.vocab_size}")
+    ids = pieces.encode([prompt])[0].tolist() or [pieces.eos]  # a document begins after the end of the one before
     shown = pieces.decode(ids)
     print(shown, end="", flush=True)
     stream = sample(model, torch.tensor(ids, device=device), temperature, top_k, seed)
@@ -68,7 +67,7 @@ def generate(
             break
         ids.append(token)
         text = pieces.decode(ids)
-        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # the first bytes of a character
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):  # then the last token ends inside a character
             print(text[len(shown) :], end="", flush=True)
             shown = text
     print()

@@ -71,7 +71,7 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         ([*TINY, "--trainer.num_nodes=2"], "trainer.num_nodes: 2 nodes are started by torchrun or srun"),
         pytest.param(
             [*TINY, "--trainer.accelerator=gpu"],
-            "trainer.accelerator: a GPU was asked for",
+            "trainer.accelerator: CUDA finds no GPU here",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
         ),
     ],
@@ -94,7 +94,9 @@ def test_a_run_folder_that_exists_and_a_foreign_checkpoint_are_refused(tmp_path)
         fit(options)
     with pytest.raises(ConfigError, match=r"model\.width: .* has 32, the configuration 16"):
         fit([*options, "--resume=true", "--model.width=16"])
-    with pytest.raises(ConfigError, match=r"model: .* holds DeltaNet, the configuration Mamba"):
+    with pytest.raises(
+        ConfigError, match=r"model: .* holds lrnn\.models\.DeltaNet, the configuration lrnn\.models\.Mamba"
+    ):
         fit([*options, "--config=conf/parity_mamba.yaml", f"--run_dir={tmp_path}/run", "--resume=true"])
     with pytest.raises(ConfigError, match=r"data\.seed: the checkpoint was trained with 0, got 1"):
         fit([*options, "--resume=true", "--seed_everything=1"])

@@ -15,7 +15,7 @@ def _in_the_checkout(monkeypatch, pytestconfig):
 
 
 def save(model, path):
-    saved = {"model": type(model).__name__, "hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
+    saved = {"model": model.class_path, "hyper_parameters": dict(model.hparams), "state_dict": model.state_dict()}
     torch.save(saved, path)
     return str(path)
 
@@ -23,7 +23,7 @@ def save(model, path):
 @pytest.mark.parametrize("architecture", [DeltaNet, Mamba])
 @pytest.mark.parametrize("eigenvalue_range", [(0, 1), (-1, 1)])
 def test_the_likeliest_tokens_against_reading_everything_again(architecture, eigenvalue_range, tmp_path):
-    made = architecture(eigenvalue_range, width=32, vocab_size=50, layers=2, init_std=0.3)
+    made = architecture(eigenvalue_range=eigenvalue_range, width=32, vocab_size=50, layers=2, init_std=0.3)
     model = load_model(save(made, tmp_path / "last.ckpt"))
     tokens = [7, 1, 44]
     got = list(islice(sample(model, torch.tensor(tokens), temperature=0, top_k=1, seed=0), 20))
@@ -56,6 +56,16 @@ def test_the_command_prints_the_prompt_and_a_continuation(tmp_path, capsys):
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"checkpoint: there is no nothing.ckpt"):
         generate("nothing.ckpt")
+    for path, problem in (
+        ("DeltaNet", "is of an older version of this project"),
+        ("torch.nn.Linear", "can't be loaded .*model: torch.nn.Linear can't be built as a LanguageModel"),
+        ("os.system", "can't be loaded"),
+        ("nowhere.Model", "can't be loaded"),
+    ):
+        torch.save({"model": path, "hyper_parameters": {}, "state_dict": {}}, tmp_path / "foreign.ckpt")
+        with pytest.raises(ConfigError, match=problem) as error:
+            generate(str(tmp_path / "foreign.ckpt"))
+        assert "\n" not in str(error.value) and len(str(error.value)) < 400
     checkpoint = save(DeltaNet(width=32, vocab_size=50), tmp_path / "last.ckpt")
     with pytest.raises(ConfigError, match="tokenizer: data/mistral_v1 has 32000 tokens, the model 50"):
         generate(checkpoint)

@@ -1,1 +1,1 @@
-"""How fast is it? Ours beside a baseline, in turn, in one run: python -m lrnn.bench"""
+"""Time ours and a baseline in turn, in one run: python -m lrnn.bench"""

@@ -1,4 +1,4 @@
-"""python -m lrnn.bench: on a GPU kernels and training steps, else the CPU forms; a table, and files for the README."""
+"""Benchmark: python -m lrnn.bench times kernels and training steps on a GPU, and the CPU forms elsewhere."""
 
 import json
 import platform
@@ -20,11 +20,11 @@ Part = Literal["all", "kernels", "parity", "language_models"]
 
 
 def bench(part: Part = "all", out: str = "results/bench") -> None:
-    """Measure ours beside a baseline, and write <device>.json and <device>.md.
+    """Measure ours and a baseline in turn, and write <device>.json and <device>.md.
 
     Args:
-        part: on a GPU, what to measure; rows of other parts that the files hold are kept, if they are of this PyTorch.
-        out: folder of the results.
+        part: Part to measure on a GPU. The files keep their rows of other parts if they are of the same PyTorch.
+        out: Folder of the results.
     """
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
@@ -36,7 +36,7 @@ def bench(part: Part = "all", out: str = "results/bench") -> None:
     for row in _rows(on_gpu, part):
         rows[row.name] = row
         console.print(_line(row))
-        _write(path, heading, list(rows.values()))  # each time: the next may fail
+        _write(path, heading, list(rows.values()))  # after every row, since the next one may fail
     console.print(f"written: {path}.json, .md")
 
 

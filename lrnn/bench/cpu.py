@@ -1,4 +1,4 @@
-"""On a CPU: the chunked forms beside the recurrent ones, forward and backward, at the sizes of parity."""
+"""Time the chunked forms beside the recurrent ones on a CPU, forward and backward, at the sizes of parity."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

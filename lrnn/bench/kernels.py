@@ -1,4 +1,4 @@
-"""On a GPU: the kernels, forward and backward, from a CUDA graph, so that launching does not count."""
+"""Time the kernels on a GPU, forward and backward, replayed from a CUDA graph so that launching does not count."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -16,7 +16,7 @@ from lrnn.ops.short_convolution.operators import short_convolution_backward, sho
 from lrnn.ops.swiglu.operators import swiglu_op
 
 ROUNDS = 3
-EXPONENTIALS_A_CLOCK = 16  # of one multiprocessor
+EXPONENTIALS_A_CLOCK = 16  # that one multiprocessor computes
 
 
 def rows() -> Iterator[Row]:
@@ -34,14 +34,14 @@ def rows() -> Iterator[Row]:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second, counting those read and those written."""
+    """Measure the bytes a second of a copy, read and written."""
     x = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     y = torch.empty_like(x)
     return 2 * 2**30 / (milliseconds(lambda: y.copy_(x)) / 1e3)
 
 
 def matrix_product_rate() -> float:
-    """Operations a second of an 8192^3 product in bfloat16."""
+    """Measure the operations a second of an 8192^3 product in bfloat16."""
     a, b = _randn(2, 8192, 8192).unbind()
     return 2 * 8192**3 / (milliseconds(lambda: a @ b) / 1e3)
 
@@ -57,7 +57,7 @@ def _randn(*shape: int) -> Tensor:
 
 
 def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float) -> Row:
-    """Beside the time that its bytes and exponentials take at the least."""
+    """Compare with the least time that its bytes and exponentials take."""
     u, dy = _randn(2, batch, T, D).unbind()
     dt, A = F.softplus(_randn(batch, T, D)), -torch.arange(1.0, N + 1, device="cuda").repeat(D, 1).mT
     B, C = _randn(2, batch, T, N).unbind()
@@ -77,7 +77,7 @@ def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float
 
 
 def _delta_rule(B: int, T: int, H: int, K: int) -> Row:
-    """Beside the faster of flash-linear-attention's two forms."""
+    """Compare with the faster of flash-linear-attention's two forms."""
     from fla.ops.delta_rule import chunk_delta_rule, fused_recurrent_delta_rule
 
     q, k, v, do = _randn(4, B, T, H, K).unbind()
@@ -96,7 +96,7 @@ def _delta_rule(B: int, T: int, H: int, K: int) -> Row:
 
 
 def _qkv_convolution(B: int, T: int, H: int, K: int) -> Row:
-    """Beside PyTorch's convolution, SiLU and normalisation, eager."""
+    """Compare with PyTorch's convolution, SiLU and normalisation, not compiled."""
     x, weight = _randn(B, T, 3 * H * K).requires_grad_(), torch.randn(3 * H * K, 4, device="cuda", requires_grad=True)
     gradients = _randn(3, B, T, H, K).unbind()
 
@@ -112,7 +112,7 @@ def _qkv_convolution(B: int, T: int, H: int, K: int) -> Row:
 
 
 def _short_convolution(B: int, T: int, C: int) -> Row:
-    """Beside PyTorch's convolution and SiLU, eager."""
+    """Compare with PyTorch's convolution and SiLU, not compiled."""
     x, dy = _randn(2, B, T, C).unbind()
     weight = torch.randn(C, 4, device="cuda")
     x_conv, w_conv = x.mT.clone().requires_grad_(), weight.bfloat16()[:, None].clone().requires_grad_()
@@ -157,7 +157,7 @@ def _beside_compiled(
     inputs: tuple[Tensor, ...],
     gradients: tuple[Tensor, ...],
 ) -> Row:
-    """Forward and backward, beside what torch.compile makes of PyTorch's."""
+    """Compare forward and backward with the code that torch.compile makes of PyTorch's."""
     inputs = tuple(x.requires_grad_() for x in inputs)
 
     def both_ways(op: Callable[..., Any]) -> Callable[[], float]:

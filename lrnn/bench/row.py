@@ -1,4 +1,4 @@
-"""A line of the benchmark's table."""
+"""One row of the benchmark's table, and how its two numbers are measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from statistics import median
 
 @dataclass
 class Row:
-    """What was measured, ours and the baseline's; for times and sizes less is better, for rates and shares more."""
+    """A measurement of ours and of the baseline. Less is better for times and sizes, more for rates and shares."""
 
     name: str
     ours: float
@@ -16,7 +16,7 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Above 1 where ours is better."""
+        """Ratio of the two, above 1 where ours is better; None without a baseline."""
         if self.baseline is None:
             return None
         less_is_better = self.unit in ("ms", "GiB")
@@ -24,6 +24,6 @@ class Row:
 
 
 def in_turn(ours: Callable[[], float], baseline: Callable[[], float], rounds: int) -> tuple[float, float]:
-    """The medians of ours and of the baseline, measured in turn, so that a drift of the machine meets both."""
+    """Return the medians of ours and of the baseline, measured in turn so that both see the machine drift alike."""
     times = [(baseline(), ours()) for _ in range(rounds)]
     return median(time for _, time in times), median(time for time, _ in times)

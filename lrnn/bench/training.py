@@ -1,5 +1,7 @@
-"""Training steps on one GPU: `python -m lrnn.fit` and Lightning's loop over our models, beside a bare loop over
-flash-linear-attention's own DeltaNet of the same shape, batch and precision, in turn."""
+"""Time training steps on one GPU: ours, and a bare loop over flash-linear-attention's own DeltaNet, in turn.
+
+Ours are steps of `python -m lrnn.fit` and of Lightning's loop. The bare loop has the same shape, batch and precision.
+"""
 
 import gc
 import tempfile
@@ -22,7 +24,7 @@ from lrnn.models import DeltaNet, LanguageModel, Mamba
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and its batch; Mamba has neither heads nor an MLP."""
+    """Shape of a model and of its batch. Mamba has neither heads nor an MLP."""
 
     width: int
     layers: int
@@ -88,7 +90,7 @@ def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Ro
     embedding = shape.vocab_size * shape.width
 
     def share(timing: Timing) -> float:
-        """Of the matrix product's rate: 6 operations a parameter and token, the recurrence left out."""
+        """Share of the matrix product's rate, by 6 operations a parameter and token; the recurrence does not count."""
         return 6 * (timing.parameters - embedding) * tokens / timing.seconds / product_rate
 
     yield Row(
@@ -102,7 +104,7 @@ def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Ro
 
 
 class _Stopwatch(L.Callback):
-    """Times `steps` steps after the first `warmup`."""
+    """Measures the mean time of `steps` steps after the first `warmup` steps."""
 
     def __init__(self, warmup: int, steps: int):
         self.warmup, self.steps = warmup, steps
@@ -124,7 +126,7 @@ class _Stopwatch(L.Callback):
 
 
 def fit_step(configs: Sequence[str], options: tuple[str, ...] = (), warmup: int = 20, steps: int = 1000) -> Timing:
-    """A training step of `python -m lrnn.fit --config ...`, sampling, schedule, logging and all."""
+    """Time a training step of `python -m lrnn.fit --config ...`, with sampling, schedule and logging."""
     _start_afresh()
     watch = _Stopwatch(warmup, steps)
     with tempfile.TemporaryDirectory() as folder:
@@ -145,8 +147,8 @@ def fit_step(configs: Sequence[str], options: tuple[str, ...] = (), warmup: int 
 
 
 def lightning_step(model: LanguageModel, shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
-    """A training step of Lightning's loop over a language model."""
-    torch.compiler.reset()  # else the models of earlier rows count towards the limit of recompilations
+    """Time a training step of Lightning's loop over a language model."""
+    torch.compiler.reset()  # else the models of earlier rows count towards the compiler's limit of recompilations
     watch = _Stopwatch(warmup, steps)
     trainer = L.Trainer(
         accelerator="gpu",
@@ -167,7 +169,7 @@ def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> 
     _start_afresh()
     with torch.device("cuda"):
         return DeltaNet(
-            eigenvalue_range,
+            eigenvalue_range=eigenvalue_range,
             width=shape.width,
             heads=shape.heads,
             layers=shape.layers,
@@ -182,7 +184,7 @@ def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int]) -> LanguageModel:
     _start_afresh()
     with torch.device("cuda"):
         return Mamba(
-            eigenvalue_range,
+            eigenvalue_range=eigenvalue_range,
             width=shape.width,
             layers=shape.layers,
             vocab_size=shape.vocab_size,
@@ -192,7 +194,7 @@ def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int]) -> LanguageModel:
 
 
 def bare_loop_step(shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
-    """A training step of a plain loop over flash-linear-attention's DeltaNet: autocast, fused AdamW, eager."""
+    """Time a training step of a plain loop over flash-linear-attention's DeltaNet, in autocast and not compiled."""
     from fla.models import DeltaNetConfig, DeltaNetForCausalLM
 
     _start_afresh()
@@ -224,7 +226,7 @@ def bare_loop_step(shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
 
 
 class _Repeated:
-    """The same batch again and again."""
+    """Data loader that gives the same batch again and again."""
 
     def __init__(self, batch: Batch):
         self.batch = batch

@@ -1,7 +1,7 @@
-"""A run's model as a Hugging Face folder: python -m lrnn.export --run_dir=runs/pretrain_smoke --out=exported
+"""Write a run's model as a Hugging Face folder: python -m lrnn.export --run_dir=runs/pretrain_smoke --out=exported
 
-DeltaNet loads with flash-linear-attention, Mamba with transformers: with range [-1, 1] by a modelling file that
-travels along, since transformers' own Mamba has no such transitions.
+DeltaNet loads with flash-linear-attention. Mamba loads with transformers; with range [-1, 1] its folder holds a
+modelling file, since transformers' own Mamba has no such transitions.
 """
 
 import shutil
@@ -17,6 +17,7 @@ from lrnn.export.folder import Exported, write_json
 from lrnn.export.mamba import export_mamba
 from lrnn.export.tokenizer import write_tokenizer
 from lrnn.models import DeltaNet, LanguageModel, Mamba
+from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
@@ -34,12 +35,12 @@ def export(
     """Write a Hugging Face folder, and print how to load it.
 
     Args:
-        run_dir: of `python -m lrnn.fit`.
-        out: the folder to write, a new or an empty one.
-        checkpoint: of that run, a file or a sharded folder; its last one when absent.
-        tokenizer: that the model was trained with; the one that the run's config.yaml names when absent. A run on a
-            synthetic task has none.
-        max_shard_size: of a weights file.
+        run_dir: Folder of a run of `python -m lrnn.fit`.
+        out: Folder to write, a new or an empty one.
+        checkpoint: Checkpoint of that run, a file or a sharded folder; its last one when absent.
+        tokenizer: Tokenizer that the model was trained with; when absent, the one that the run's config.yaml names. A
+            run on a synthetic task has none.
+        max_shard_size: Largest size of a file of weights.
     """
     folder = Path(out)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -47,13 +48,16 @@ def export(
     model = load_model(checkpoint or str(Path(run_dir, "checkpoints/last.ckpt")))
     exporter = EXPORTERS.get(type(model))
     if exporter is None:
-        allowed = " or ".join(architecture.__name__ for architecture in EXPORTERS)
-        raise ConfigError(f"model: must be {allowed} to be exported, the checkpoint holds {type(model).__name__}")
+        known = " and ".join(import_path(architecture) for architecture in EXPORTERS)
+        raise ConfigError(
+            f"checkpoint: it holds a {import_path(type(model))}, which has no class in the Hugging Face ecosystem; "
+            f"{known} have one"
+        )
     exported = exporter(model, out)
     tokenizer = tokenizer or tokenizer_of_run(Path(run_dir, "config.yaml"))
     partial = folder.with_name(folder.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # which an export that was killed left
         partial.mkdir(parents=True)
         write_folder(partial, model, exported, tokenizer, max_shard_size)
         partial.replace(folder)
@@ -64,7 +68,7 @@ def export(
     print(f"{out}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters. To load it:")
     print(exported.to_load)
     if tokenizer:
-        trust = ", trust_remote_code=True" if exported.code else ""  # else transformers asks, for the config's sake
+        trust = ", trust_remote_code=True" if exported.code else ""  # else transformers asks before it reads the config
         print(f"tokenizer = transformers.AutoTokenizer.from_pretrained({out!r}{trust})")
 
 
@@ -85,15 +89,15 @@ def write_folder(
             raise ConfigError(f"tokenizer: {tokenizer} has {pieces.vocab_size} tokens, the model {vocabulary}")
         write_tokenizer(tokenizer, pieces, folder)
         eos = pieces.eos
-    ends = {"bos_token_id": eos, "eos_token_id": eos}  # a document begins after the end of another
+    ends = {"bos_token_id": eos, "eos_token_id": eos}  # a document begins after the end of the one before
     write_json(folder / "config.json", exported.config | ends | {"pad_token_id": None})
     write_json(folder / "generation_config.json", ends | {"pad_token_id": eos})
     if exported.code:
         shutil.copy(exported.code, folder)
-    # clones, since parts of one matrix share its memory
+    # clones, since the file format takes no two tensors in the same memory
     weights = {name: weight.detach().clone() for name, weight in exported.weights.items()}
     save_torch_state_dict(weights, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
-    for file in folder.glob("*.safetensors"):  # written for their owner alone
+    for file in folder.glob("*.safetensors"):  # which are written so that only their owner can read them
         shutil.copymode(folder / "config.json", file)
 
 

@@ -1,27 +1,27 @@
-"""DeltaNet, either range, as flash-linear-attention's DeltaNetForCausalLM.
+"""Export DeltaNet, with either range, as flash-linear-attention's DeltaNetForCausalLM.
 
     ours                               theirs
     blocks.0.mixer.in_proj             layers.0.attn.{q,k,v,b}_proj
     blocks.0.mixer.conv                layers.0.attn.{q,k,v}_conv1d
-    blocks.0.mlp.gate_up               layers.0.mlp.gate_proj, .up_proj
+    blocks.0.channel_mixer.gate_up     layers.0.mlp.gate_proj, .up_proj
 
-Both scale q by d_head^-1/2 and normalise q and k, with SiLU before and no bias. Theirs divides by sqrt(|k|^2 + 1e-6),
-ours by |k|, which is the same to rounding unless a key is shorter than 0.1 or so.
+Both scale q by d_head^-1/2 and normalise q and k after SiLU, without a bias. Theirs divides by sqrt(|k|^2 + 1e-6), ours
+by |k|. The two agree to rounding unless a key is shorter than about 0.1.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from lrnn.export.folder import Exported, common_config, refuse, tied
+from lrnn.export.folder import Exported, common_config, mlp_of, refuse, tied
 from lrnn.models import DeltaNet
 
 
 def export_delta_net(model: DeltaNet, out: str) -> Exported:
-    first: Any = model.backbone.blocks[0]
-    if first.mlp is None:
+    mlp, backbone = mlp_of(model), model.backbone
+    if mlp is None:
         raise refuse("mlp_width", None, "flash-linear-attention's DeltaNet always has an MLP")
-    mixer = first.mixer
+    mixer: Any = backbone.blocks[0].mixer
     channels, width = mixer.out_proj.in_features, mixer.out_proj.out_features
     config = {
         "architectures": ["DeltaNetForCausalLM"],
@@ -30,7 +30,7 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
         "num_heads": mixer.heads,
         "expand_k": channels / width,
         "expand_v": channels / width,
-        "intermediate_size": first.mlp.down.in_features,
+        "intermediate_size": mlp.down.in_features,
         "allow_neg_eigval": mixer.beta_scale == 2,
         "use_short_conv": mixer.conv.kernel_size > 0,
         "conv_size": mixer.conv.kernel_size,
@@ -40,15 +40,15 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
         "qk_norm": "l2",
         "qk_activation": "silu",
         "hidden_act": "swish",
-        "dtype": "bfloat16",  # what it loads as: fla's chunked kernel takes no float32
+        "dtype": "bfloat16",  # the dtype that it loads in, since fla's chunked kernel takes no float32
     }
-    weights = {
-        "model.embeddings.weight": model.backbone.embedding.weight,
-        "model.norm.weight": model.backbone.norm.weight,
+    weights: dict[str, Any] = {
+        "model.embeddings.weight": backbone.embedding.weight,
+        "model.norm.weight": backbone.norm.weight,
     }
     if not tied(model):
-        weights["lm_head.weight"] = model.backbone.head.weight
-    for i, block in enumerate(model.backbone.blocks):
+        weights["lm_head.weight"] = backbone.head.weight
+    for i, block in enumerate(backbone.blocks):
         weights |= {f"model.layers.{i}.{name}": weight for name, weight in block_weights(block).items()}
     return Exported(
         config,
@@ -58,13 +58,13 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
 
 
 def block_weights(block: Any) -> dict[str, Tensor]:
-    mixer, mlp = block.mixer, block.mlp
+    mixer, mlp = block.mixer, block.channel_mixer
     gate, up = mlp.gate_up.weight.chunk(2)
     weights = {
         "attn_norm.weight": block.mixer_norm.weight,
         "attn.o_norm.weight": mixer.norm.weight,
         "attn.o_proj.weight": mixer.out_proj.weight,
-        "mlp_norm.weight": block.mlp_norm.weight,
+        "mlp_norm.weight": block.channel_norm.weight,
         "mlp.gate_proj.weight": gate,
         "mlp.up_proj.weight": up,
         "mlp.down_proj.weight": mlp.down.weight,

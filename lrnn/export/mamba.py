@@ -1,10 +1,10 @@
-"""Mamba: with range (0, 1) as transformers' MambaForCausalLM, with (-1, 1) as the class in modeling_mamba_negative.py.
+"""Export Mamba: range (0, 1) as transformers' MambaForCausalLM, (-1, 1) as the class in modeling_mamba_negative.py.
 
     ours                               theirs, in both
     blocks.0.mixer.conv                layers.0.mixer.conv1d
     blocks.0.mixer.dt_weight, .dt_bias layers.0.mixer.dt_proj
 
-Without a convolution (conv_size 0) SiLU remains, which theirs has after a convolution over one token with weight 1.
+Without a convolution (conv_size 0) our SiLU remains. It is exported as a convolution over one token with weight 1.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrnn.export.folder import Exported, common_config, refuse, tied
+from lrnn.export.folder import Exported, common_config, mlp_of, refuse, tied
 from lrnn.models import Mamba
 from lrnn.ops import range_scale
 
@@ -22,7 +22,7 @@ NEGATIVE = Path(__file__).with_name("modeling_mamba_negative.py")
 
 def export_mamba(model: Mamba, out: str) -> Exported:
     first: Any = model.backbone.blocks[0]
-    if first.mlp is not None:
+    if mlp_of(model) is not None:
         raise refuse("mlp_width", model.hparams["mlp_width"], "transformers' Mamba has no MLP")
     mixer = first.mixer
     channels, state_size = mixer.A_log.shape
@@ -34,13 +34,13 @@ def export_mamba(model: Mamba, out: str) -> Exported:
         "conv_kernel": max(1, mixer.conv.kernel_size),
         "use_conv_bias": mixer.conv.kernel_size > 0,
         "layer_norm_epsilon": first.mixer_norm.eps,
-        "norm_eps": first.mixer_norm.eps,  # its name in fla's Mamba, which "import fla" puts behind transformers' Auto
+        "norm_eps": first.mixer_norm.eps,  # its name in fla's Mamba, which Auto classes load after "import fla"
         "use_bias": False,
         "hidden_act": "silu",
         "residual_in_fp32": True,
         "dtype": "float32",
     }
-    weights = {
+    weights: dict[str, Any] = {
         "backbone.embeddings.weight": model.backbone.embedding.weight,
         "backbone.norm_f.weight": model.backbone.norm.weight,
     }

@@ -2,8 +2,8 @@
 
     h_t = a_t * h_{t-1} + dt_t * B_t * u_t        a_t = 2 exp(dt_t * A) - 1        y_t = C_t . h_t + D * u_t
 
-All else is Mamba (Gu & Dao 2023), and the weights have the names of transformers' own Mamba. This file needs torch and
-transformers only:
+Everything else is Mamba (Gu & Dao 2023), and the weights have the names of transformers' own Mamba. This file needs
+only torch and transformers:
 
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
@@ -55,7 +55,7 @@ class MambaNegativeConfig(PretrainedConfig):
 
 
 class MambaNegativeState:
-    """What the model remembers, however long the text: of each layer the convolution's inputs and h."""
+    """State of the model: for each layer the last inputs of the convolution, and h. Its size does not grow."""
 
     def __init__(self, layers: int):
         self.layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
@@ -108,7 +108,9 @@ class Mixer(nn.Module):
         self, x: Tensor, state: tuple[Tensor, Tensor] | None, mask: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x (b, T, W), the state after the tokens before, mask (b, T, 1) -> y (b, T, W), the state after x."""
-        if mask is not None:  # neither padding's input nor its convolution reaches h, which stays zero before the text
+        if (
+            mask is not None
+        ):  # so padding reaches h neither by its input nor by the convolution: h is zero before the text
             x = x * mask
         u, z = self.in_proj(x).chunk(2, dim=-1)
         if state is None:

@@ -1,8 +1,8 @@
-"""Our tokenizers as the tokenizer.json that transformers loads, with the same ids.
+"""Write our tokenizers as the tokenizer.json that transformers loads, with the same ids.
 
-A sentencepiece BPE model becomes a BPE whose merges stand in the order in which sentencepiece makes them: by the
-score of the piece, and where scores are equal (all runs of spaces have one) a run grows from its left end, so the
-longer left part goes first. Every text that is written is then compared on `PROBES`.
+A sentencepiece BPE model becomes a BPE whose merges are in the order in which sentencepiece makes them: by the score of
+the merged piece. All runs of spaces have the same score; there a run grows from its left end, so the merge with the
+longer left part comes first. The file that is written is then compared with ours on `PROBES`.
 """
 
 import json
@@ -20,7 +20,7 @@ PROBES = (
     *(f"a{count * ' '}b{count * ' '}" for count in range(40)),
     *(count * " " + "def f(x):\n" + count * "\t" + "return x  # y\r\n\n\n" for count in range(20)),
     "The quick brown fox, 1234567890 times; it's 3.14 == x**2 -> {'key': [None]}",
-    "\ufb01 \u00b2 \u212b \uff46\uff55\uff4c\uff4c e\u0301 \u200b\u00a0\ufeff \0\x7f",  # a normalizer would change it
+    "\ufb01 \u00b2 \u212b \uff46\uff55\uff4c\uff4c e\u0301 \u200b\u00a0\ufeff \0\x7f",  # a normalizer changes it
     "漢字かな 한국어 العربية हिन्दी 😀👩👩👧",
     f"</s><s><unk> [INST] <0x0A> <|endoftext|> {SPACE} {SPACE}{SPACE}a",
     "-" * 100 + "=" * 33 + "0" * 50 + "aaaaaaaaaaaaaaaaaaaaa",
@@ -28,11 +28,15 @@ PROBES = (
 
 
 def write_tokenizer(name: str, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json, and the licence that lies beside the tokenizer."""
+    """Write tokenizer.json, tokenizer_config.json, and the licence in the tokenizer's folder.
+
+    Raises:
+        ConfigError: if the written tokenizer gives other ids than ours for one of `PROBES`.
+    """
     path = find_tokenizer(name)
     if isinstance(tokenizer, SentencePieceTokenizer):
         content = from_sentencepiece(tokenizer)
-    else:  # as it is, but for what is added to or cut off a text
+    else:  # unchanged, except that nothing is added to a text or cut off
         content = json.loads(path.read_text()) | {"post_processor": None, "truncation": None, "padding": None}
     eos = require("tokenizers").Tokenizer.from_str(json.dumps(content)).id_to_token(tokenizer.eos)
     write_json(folder / "tokenizer.json", content)
@@ -43,7 +47,7 @@ def write_tokenizer(name: str, tokenizer: Tokenizer, folder: Path) -> None:
             "eos_token": eos,
             "pad_token": eos,
             "padding_side": "left",
-            "split_special_tokens": True,  # a text that spells </s> does not end its document
+            "split_special_tokens": True,  # so that a text which spells </s> does not end its document
             "clean_up_tokenization_spaces": False,
         },
     )
@@ -56,7 +60,7 @@ def write_tokenizer(name: str, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def from_sentencepiece(tokenizer: SentencePieceTokenizer) -> dict[str, Any]:
-    """The content of a tokenizer.json."""
+    """Return the content of tokenizer.json for a sentencepiece BPE model."""
     model = tokenizer.model
     pieces = [model.id_to_piece(i) for i in range(len(model))]
     vocabulary = {piece: i for i, piece in enumerate(pieces)}

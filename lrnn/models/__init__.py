@@ -1,12 +1,37 @@
 """Architectures: one file each, its mixer and its LightningModule."""
 
-from lrnn.models.delta_net import DeltaNet
-from lrnn.models.diagonal import Diagonal
-from lrnn.models.full_matrix import FullMatrix
+from lrnn.models.architecture import Architecture
+from lrnn.models.delta_net import DeltaNet, DeltaNetMixer
+from lrnn.models.diagonal import Diagonal, DiagonalMixer
+from lrnn.models.full_matrix import FullMatrix, FullMatrixMixer
+from lrnn.models.hybrid import Hybrid
 from lrnn.models.language_model import LanguageModel
-from lrnn.models.mamba import Mamba
-from lrnn.models.mlstm import MLSTM
-from lrnn.models.slstm import SLSTM
-from lrnn.models.transformer import Transformer
+from lrnn.models.layers import SwiGLU
+from lrnn.models.mamba import Mamba, MambaMixer
+from lrnn.models.mixer import Layer, Mixer
+from lrnn.models.mlstm import MLSTM, MLSTMMixer
+from lrnn.models.slstm import SLSTM, SLSTMMixer
+from lrnn.models.transformer import AttentionMixer, Transformer
 
-__all__ = ["MLSTM", "SLSTM", "DeltaNet", "Diagonal", "FullMatrix", "LanguageModel", "Mamba", "Transformer"]
+__all__ = [
+    "MLSTM",
+    "SLSTM",
+    "Architecture",
+    "AttentionMixer",
+    "DeltaNet",
+    "DeltaNetMixer",
+    "Diagonal",
+    "DiagonalMixer",
+    "FullMatrix",
+    "FullMatrixMixer",
+    "Hybrid",
+    "LanguageModel",
+    "Layer",
+    "MLSTMMixer",
+    "Mamba",
+    "MambaMixer",
+    "Mixer",
+    "SLSTMMixer",
+    "SwiGLU",
+    "Transformer",
+]

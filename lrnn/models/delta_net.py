@@ -5,35 +5,42 @@ beta    = s * sigmoid(w x)       s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1)
 y       = W_o RMSNorm(delta_rule(q, k, v, beta))
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lrnn.models.backbone import MixerState, RMSNorm, ShortConvolution
+from lrnn.models.architecture import Architecture
 from lrnn.models.gate_saturation import SaturateLogits
-from lrnn.models.language_model import LanguageModel
-from lrnn.models.linear import Linear
-from lrnn.ops import Form, at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution
+from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.ops import at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
 
 
-class DeltaNetMixer(nn.Module):
-    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and S (B, heads, d_head, d_head)."""
+class DeltaNetMixer(Mixer):
+    """Mixer of DeltaNet; its state is that of the convolution and S (B, heads, d_head, d_head)."""
 
     def __init__(
         self,
-        width: int,
-        heads: int,
-        eigenvalue_range: Sequence[float],
+        layer: Layer,
+        eigenvalue_range: tuple[float, float] = (-1, 1),
+        heads: int = 4,
         head_size: int | None = None,
         conv_size: int = 4,
         conv_init_std: float | None = None,
         gate_saturation: float = 0.0,
-        norm_eps: float = 1e-6,
-        form: Form = "auto",
     ):
+        """
+        Args:
+            layer: Place in the model.
+            eigenvalue_range: Range of the eigenvalues of the state transitions, [0, 1] or [-1, 1].
+            heads: Number of heads.
+            head_size: Size of keys, queries and values; when absent, the heads share the width and must divide it.
+            conv_size: Tokens seen by the short convolution on q, k and v; 0 for none.
+            conv_init_std: Standard deviation of the normal initialisation of the convolution's taps, as in the paper's
+                code and in flash-linear-attention; PyTorch's own initialisation when absent.
+            gate_saturation: Strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
+        """
         super().__init__()
+        width = layer.width
         if heads < 1 or (head_size is None and width % heads):
             raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
         if head_size is None:
@@ -45,12 +52,12 @@ class DeltaNetMixer(nn.Module):
         self.heads = heads
         self.beta_scale = range_scale(eigenvalue_range)
         self.gate_saturation = gate_saturation
-        self.form = form
+        self.form = layer.form
         channels = heads * head_size
         self.splits = [3 * channels, heads]
         self.in_proj = Linear(width, sum(self.splits))  # q, k, v and the logits of beta
-        self.conv = ShortConvolution(3 * channels, conv_size, form=form, init_std=conv_init_std)
-        self.norm = RMSNorm(head_size, norm_eps)
+        self.conv = ShortConvolution(3 * channels, conv_size, form=layer.form, init_std=conv_init_std)
+        self.norm = RMSNorm(head_size, layer.norm_eps, layer.form)
         self.out_proj = Linear(channels, width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
@@ -68,50 +75,17 @@ class DeltaNetMixer(nn.Module):
         if self.training and self.gate_saturation:
             logits = SaturateLogits.apply(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
-        if k.element_size() < 4:  # rounded, k is not quite of length 1: a state that always reflects would grow or fade
+        if (
+            k.element_size() < 4
+        ):  # a rounded k is not quite of length 1: a state that always reflects would grow or fade
             beta = beta / k_square.clamp_min(0.5)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
     def recurrence_flops(self, context: int) -> int:
-        """A token's, forward, beside the weights': the state is read for k, written, and read for q."""
+        """Count three passes over the state: it is read for k, written, and read for q."""
         return 6 * self.out_proj.in_features * self.norm.normalized_shape[0]
 
 
-class DeltaNet(LanguageModel):
+class DeltaNet(Architecture, mixer=DeltaNetMixer):
     """DeltaNet with transition eigenvalues in (0, 1) or (-1, 1)."""
-
-    def __init__(
-        self,
-        eigenvalue_range: tuple[float, float] = (-1, 1),
-        width: int = 128,
-        heads: int = 4,
-        head_size: int | None = None,
-        conv_size: int = 4,
-        conv_init_std: float | None = None,
-        gate_saturation: float = 0.0,
-        norm_eps: float = 1e-6,
-        form: Form = "auto",
-        **kwargs: Any,
-    ):
-        """
-        Args:
-            eigenvalue_range: of the state transitions, [0, 1] or [-1, 1].
-            width: of the residual stream.
-            heads: number of heads.
-            head_size: of keys, queries and values; when absent, the heads share the width and must divide it.
-            conv_size: tokens seen by the short convolution on q, k and v; 0 for none.
-            conv_init_std: standard deviation of the normal initialisation of its taps, as in the paper's code and in
-                flash-linear-attention; PyTorch's own when absent.
-            gate_saturation: strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
-            norm_eps: epsilon of the RMS norms.
-            form: of the recurrence (lrnn/ops/common/form.py): auto, recurrent, chunked or triton.
-        """
-
-        def make_mixer() -> DeltaNetMixer:
-            return DeltaNetMixer(
-                width, heads, eigenvalue_range, head_size, conv_size, conv_init_std, gate_saturation, norm_eps, form
-            )
-
-        super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
-        self.save_hyperparameters()

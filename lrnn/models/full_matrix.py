@@ -4,25 +4,28 @@
     A   = (W x + c) / sqrt(width), as a matrix, and B likewise
 
 Nothing bounds the eigenvalues of A, so there is no range to choose, and a state may outgrow floating point on long
-sequences. The width^2 numbers of A a token leave no form faster than a loop. Unlike the authors' model, the block here
-has a residual path, as all of this package do.
+sequences. The width^2 numbers of A a token leave no form faster than a loop. The authors' model has no residual
+path; the block here has one, like all blocks of this package.
 """
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState
-from lrnn.models.language_model import LanguageModel
+from lrnn.models.architecture import Architecture
+from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32
 
 
-class FullMatrixMixer(nn.Module):
-    """x (B, T, width) -> y (B, T, width); the state is h (B, width)."""
+class FullMatrixMixer(Mixer):
+    """Mixer with a full transition matrix; its state is h (B, width)."""
 
-    def __init__(self, width: int):
+    def __init__(self, layer: Layer):
+        """
+        Args:
+            layer: Place in the model; the state is as wide as the hidden states.
+        """
         super().__init__()
+        width = layer.width
         self.transition_proj = nn.Linear(width, width * width)
         self.input_proj = nn.Linear(width, width * width)
 
@@ -42,22 +45,9 @@ class FullMatrixMixer(nn.Module):
         return torch.stack(states, 1), (h,)
 
     def recurrence_flops(self, context: int) -> int:
-        """A token's, forward, beside the weights': A h and B x."""
+        """Count the products A h and B x."""
         return 4 * self.input_proj.in_features**2
 
 
-class FullMatrix(LanguageModel):
+class FullMatrix(Architecture, mixer=FullMatrixMixer, width=10):
     """Linear RNN with a full, unbounded transition matrix."""
-
-    def __init__(self, width: int = 10, norm_eps: float = 1e-6, **kwargs: Any):
-        """
-        Args:
-            width: of the residual stream, and of the state.
-            norm_eps: epsilon of the RMS norms.
-        """
-
-        def make_mixer() -> FullMatrixMixer:
-            return FullMatrixMixer(width)
-
-        super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
-        self.save_hyperparameters()

@@ -1,37 +1,52 @@
 """The LightningModule that every architecture extends: loss, optimizer, decoding."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
-from lrnn.models.backbone import Backbone, MixerState
-from lrnn.ops import at_least_float32, head_loss
-from lrnn.ops.common.form import forms_in_use
-from lrnn.ops.head_loss.op import IGNORE
+from lrnn.models.backbone import Backbone, BlockState
+from lrnn.models.class_path import import_path, plain
+from lrnn.models.layers import Norm, SwiGLU
+from lrnn.models.mixer import Layer, Mixer
+from lrnn.ops import IGNORE, Form, forms_in_use, head_loss, head_scores
+
+
+class Batch(Protocol):
+    """What a data module hands over."""
+
+    @property
+    def inputs(self) -> Tensor:
+        """Token ids (B, T), padded on the right."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Token ids (B, T), -100 where nothing is scored."""
 
 
 class LanguageModel(L.LightningModule):
-    """A backbone trained on (inputs, labels) by cross-entropy; label -100 is not scored.
+    """A stack of residual blocks trained on (inputs, labels) by cross-entropy; label -100 is not scored.
 
-    An architecture is a subclass that hands over `make_mixer`, which makes a block's mixer, and says what
-    its own options mean.
+    An architecture is a subclass (lrnn/models/architecture.py), a stack of different mixers is `Hybrid`.
     """
 
     def __init__(
         self,
-        make_mixer: Callable[[], nn.Module],
+        make_mixer: Callable[[Layer], Mixer],
         *,
         vocab_size: int = 3,
         width: int = 128,
         layers: int = 2,
         mlp_width: int | None = None,
+        channel_mixer: Callable[[Layer], Mixer] | None = None,
+        norm: Norm = "rms",
         norm_eps: float = 1e-6,
+        form: Form = "auto",
         init_std: float | None = None,
         tie_embeddings: bool = False,
         learning_rate: float = 1e-3,
@@ -41,19 +56,22 @@ class LanguageModel(L.LightningModule):
     ):
         """
         Args:
-            make_mixer: makes the mixer of one block.
-            vocab_size: number of tokens.
-            width: of the residual stream.
-            layers: number of blocks.
-            mlp_width: hidden width of the SwiGLU MLP after each mixer; no MLP when absent.
-            norm_eps: epsilon of the RMS norms.
-            init_std: standard deviation of the normal initialisation of all linear and embedding weights;
-                PyTorch's own initialisation when absent.
-            tie_embeddings: the head's weights are the embedding's.
-            learning_rate: AdamW's peak rate.
-            weight_decay: of matrices; norms, biases, embeddings, A_log and D get none.
-            betas: AdamW's decay rates of the two moments.
-            adam_eps: what AdamW adds to the root of the second moment; a gradient far below it trains no more.
+            make_mixer: Makes the mixer of one block.
+            vocab_size: Number of tokens.
+            width: Size of the hidden states and of the residual stream.
+            layers: Number of blocks.
+            mlp_width: Hidden width of the SwiGLU MLP after each mixer; no MLP when absent.
+            channel_mixer: Class of the mixer after each mixer, with its options, in place of the MLP.
+            norm: Norm before each mixer and before the head, rms or layer.
+            norm_eps: Epsilon of the norms.
+            form: Form that the ops run in (lrnn/ops/common/form.py): auto, recurrent, chunked or triton.
+            init_std: Standard deviation of the normal initialisation of all linear and embedding weights; PyTorch's
+                own initialisation when absent.
+            tie_embeddings: Whether the head's weights are the embedding's.
+            learning_rate: Peak learning rate of AdamW.
+            weight_decay: Weight decay of matrices; norms, biases, embeddings, A_log and D get none.
+            betas: Decay rates of AdamW's two moments.
+            adam_eps: Epsilon that AdamW adds to the root of the second moment; a gradient far below it trains no more.
         """
         super().__init__()
         for name, value in (("vocab_size", vocab_size), ("width", width), ("layers", layers)):
@@ -61,80 +79,100 @@ class LanguageModel(L.LightningModule):
                 raise ValueError(f"model.{name}: must be at least 1, got {value}")
         if adam_eps <= 0:
             raise ValueError(f"model.adam_eps: must be above 0, got {adam_eps}")
+        if mlp_width is not None:
+            if channel_mixer is not None:
+                raise ValueError("model.mlp_width: must be absent where model.channel_mixer is given")
+            channel_mixer = partial(SwiGLU, mlp_width=mlp_width)
+        self.class_path = import_path(type(self))  # now, since a strategy that shards changes the class
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.betas = betas
         self.adam_eps = adam_eps
-        self.one_label = False  # of a training sequence: the last MLP and the head then run on its token alone
-        self.backbone = Backbone(vocab_size, width, layers, make_mixer, mlp_width, norm_eps, tie_embeddings)
+        self.one_label = False  # whether a training sequence has one label: then only its token goes on to the head
+        stack = [Layer(width, index, layers, norm_eps, form) for index in range(layers)]
+        self.backbone = Backbone(vocab_size, stack, make_mixer, channel_mixer, norm, tie_embeddings)
         if init_std is not None:
             for module in self.backbone.modules():
                 if isinstance(module, nn.Linear | nn.Embedding):
                     nn.init.normal_(module.weight, std=init_std)
 
-    def forward(self, tokens: Tensor, state: list[MixerState] | None = None) -> tuple[Tensor, list[MixerState]]:
-        """tokens (B, T), and the state after the tokens before them -> logits (B, T, vocab_size), new state."""
+    def record_options(self, options: dict[str, Any]) -> None:
+        """Save the options that the model was made with, for its checkpoints and for the loggers."""
+        self.save_hyperparameters(plain(options))
+
+    @property
+    def vocab_size(self) -> int:
+        return self.backbone.head.out_features
+
+    def forward(self, tokens: Tensor, state: list[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
+        """Map tokens (B, T), and the state after the tokens before them, to logits (B, T, vocab_size) and a state."""
         return self.backbone(tokens, state)
 
-    def step(self, token: Tensor, state: list[MixerState] | None = None) -> tuple[Tensor, list[MixerState]]:
-        """One token a sequence (B,) -> logits (B, vocab_size), new state; the cost does not depend on the past."""
+    def step(self, token: Tensor, state: list[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
+        """Map one token a sequence (B,) to logits (B, vocab_size) and the new state.
+
+        The cost of a step of a recurrent architecture does not depend on the number of tokens before.
+        """
         logits, state = self(token[:, None], state)
         return logits[:, 0], state
 
     def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T)."""
+        """Return the mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T)."""
         if not self.one_label:
             return self.head_loss(*self.backbone.residual_stream(tokens), labels)
         position = (labels != IGNORE).int().argmax(1, keepdim=True)
         return self.head_loss(*self.backbone.residual_stream(tokens, position), labels.gather(1, position))
 
     def head_loss(self, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
-        """Of the residual stream's two terms."""
+        """Return the loss from the two terms of the residual stream after the last block."""
         return head_loss(self.backbone.norm(x, y)[1], self.backbone.head.weight, labels)
 
     def hot_paths(self) -> list[tuple[nn.Module, str]]:
-        """What training, and nothing else, runs, as (module, method): for a compiler. Equal blocks compile once."""
+        """Return what training, and nothing else, runs, as (module, method). A compiler compiles equal blocks once."""
         return [*((block, "transform") for block in self.backbone.blocks), (self, "head_loss")]
 
     def flops_per_token(self, context: int) -> int:
-        """Of training on one token of `context`, forward and backward; approximate.
+        """Return the floating-point operations of training on one token of `context`, forward and backward.
 
-        Forward, a weight costs a multiplication and an addition, and a recurrence what its mixer says; backward, twice
-        that. The embedding is a lookup; norms and gates, and recurrences that are no larger, are left out.
+        The number is approximate. Forward, a weight costs a multiplication and an addition, and a recurrence what its
+        mixer says; backward, twice that. The embedding is a lookup. Norms, gates and small recurrences are left out.
         """
-        weights = sum(p.numel() for p in self.backbone.blocks.parameters() if p.ndim > 1)
+        weights = sum(p.numel() for p in nn.ModuleList(self.backbone.blocks).parameters() if p.ndim > 1)
         weights += self.backbone.head.weight.numel()
-        mixers: list[Any] = [block.mixer for block in self.backbone.blocks]
-        recurrences = sum(m.recurrence_flops(context) for m in mixers if hasattr(m, "recurrence_flops"))
-        return 6 * weights + 3 * recurrences
+        mixers = [m for block in self.backbone.blocks for m in (block.mixer, block.channel_mixer) if m is not None]
+        return 6 * weights + 3 * sum(mixer.recurrence_flops(context) for mixer in mixers)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch.inputs, batch.labels)
         # neither at every step nor with prog_bar, which makes the CPU wait for the GPU; the Progress bar shows the loss
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
             self.log("train/loss", loss)
         return loss
 
+    @property
+    def log_every_n_steps(self) -> int:
+        steps: int = getattr(self.trainer, "log_every_n_steps")  # noqa: B009  # which Lightning does not declare
+        return steps
+
     def on_fit_start(self) -> None:
         """Run two tokens, so that the ops choose their forms before the hyperparameters are recorded."""
-        self.one_label = getattr(self.trainer.datamodule, "one_label", False)  # type: ignore[attr-defined]
+        self.one_label = getattr(self._datamodule, "one_label", False)
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             self(tokens)
         if self.logger:
             self.logger.log_hyperparams({"forms_in_use": dict(forms_in_use)})
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        logits, _ = self(batch.inputs)
-        scored = batch.labels != IGNORE
-        correct = (logits.argmax(-1) == batch.labels)[scored].float().mean()
-        size = int(scored.sum())
-        self.log("val/loss", self._cross_entropy(logits, batch.labels), batch_size=size, sync_dist=True)
-        self.log("val/accuracy", correct, batch_size=size, sync_dist=True, prog_bar=True)
+    @property
+    def _datamodule(self) -> L.LightningDataModule | None:
+        return getattr(self.trainer, "datamodule", None)
 
-    @staticmethod
-    def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(at_least_float32(logits).flatten(0, 1), labels.flatten())
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        h, _ = self.backbone.hidden_states(batch.inputs)
+        nats, correct, scored = head_scores(h, self.backbone.head.weight, batch.labels)
+        size = int(scored)
+        self.log("val/loss", nats / scored, batch_size=size, sync_dist=True)
+        self.log("val/accuracy", correct / scored, batch_size=size, sync_dist=True, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed, kept = self.decay_groups()
@@ -147,9 +185,9 @@ class LanguageModel(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip under bf16-mixed too, where Lightning refuses to for a fused optimizer.
+        """Clip under bf16-mixed too, where Lightning refuses to clip for a fused optimizer.
 
-        The reason it gives, a scaled loss, holds for float16 only.
+        The reason that Lightning gives, a scaled loss, holds for float16 only.
         """
         plugin = self.trainer.precision_plugin
         if gradient_clip_val and getattr(plugin, "scaler", None) is None:
@@ -159,7 +197,7 @@ class LanguageModel(L.LightningModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The parameters with and without weight decay."""
+        """Return the parameters with and without weight decay."""
         embedding = self.backbone.embedding.weight
         decayed: list[nn.Parameter] = []
         kept: list[nn.Parameter] = []
@@ -169,5 +207,5 @@ class LanguageModel(L.LightningModule):
         return decayed, kept
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["model"] = type(self).__name__
-        checkpoint["data"] = type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
+        checkpoint["model"] = self.class_path
+        checkpoint["data"] = import_path(type(self._datamodule))

@@ -9,34 +9,43 @@ With eigenvalue range (-1, 1) the transition becomes 2 exp(dt A) - 1; the input 
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution
+from lrnn.models.architecture import Architecture
 from lrnn.models.gate_saturation import SaturateDecay
-from lrnn.models.language_model import LanguageModel
-from lrnn.models.linear import Linear
-from lrnn.ops import Form, at_least_float32, range_scale, selective_scan
+from lrnn.models.layers import Linear, ShortConvolution
+from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.ops import at_least_float32, range_scale, selective_scan
 
 
-class MambaMixer(nn.Module):
-    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and h (B, D, N), D = expand * width."""
+class MambaMixer(Mixer):
+    """Mixer of Mamba; its state is that of the convolution and h (B, D, N) with D = expand * width."""
 
     def __init__(
         self,
-        width: int,
-        state_size: int,
-        eigenvalue_range: Sequence[float],
+        layer: Layer,
+        eigenvalue_range: tuple[float, float] = (-1, 1),
+        state_size: int = 16,
         expand: int = 2,
         conv_size: int = 4,
         dt_scale: float = 1.0,
         gate_saturation: float = 0.0,
-        form: Form = "auto",
     ):
+        """
+        Args:
+            layer: Place in the model.
+            eigenvalue_range: Range of the eigenvalues of the state transitions, [0, 1] or [-1, 1].
+            state_size: Number of states a channel, N.
+            expand: Channels of the state, as a multiple of the width.
+            conv_size: Tokens seen by the short convolution; 0 for none.
+            dt_scale: Scale of the initial weights that make dt depend on the token. With a large scale, transitions
+                differ from token to token when training starts, and some of them are near -1.
+            gate_saturation: Strength of the push of dt to where the transitions are at the ends of their range
+                (lrnn/models/gate_saturation.py).
+        """
         super().__init__()
         for name, value in (("state_size", state_size), ("expand", expand)):
             if value < 1:
@@ -45,21 +54,21 @@ class MambaMixer(nn.Module):
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
         range_scale(eigenvalue_range)  # refuses any other range
         self.gate_saturation = gate_saturation
-        self.form = form
+        self.form = layer.form
         self.eigenvalue_range = eigenvalue_range
-        channels, dt_rank = expand * width, math.ceil(width / 16)
+        channels, dt_rank = expand * layer.width, math.ceil(layer.width / 16)
         self.splits = [dt_rank, state_size, state_size]
-        self.in_proj = Linear(width, 2 * channels)
-        self.conv = ShortConvolution(channels, conv_size, bias=True, form=form)
+        self.in_proj = Linear(layer.width, 2 * channels)
+        self.conv = ShortConvolution(channels, conv_size, bias=True, form=layer.form)
         self.x_proj = Linear(channels, sum(self.splits))
         self.dt_weight = nn.Parameter(torch.empty(channels, dt_rank).uniform_(-1, 1) * dt_scale * dt_rank**-0.5)
-        # at first dt is log-uniform in [1e-3, 1e-1]: its bias is the inverse of softplus there
+        # dt starts log-uniform in [1e-3, 1e-1]: its bias is the inverse of softplus there
         dt = torch.exp(torch.empty(channels).uniform_(math.log(1e-3), math.log(1e-1)))
         self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, state_size + 1)).repeat(channels, 1))
         self.A_log.no_weight_decay = True  # type: ignore[attr-defined]
         self.D = nn.Parameter(torch.ones(channels))
-        self.out_proj = Linear(channels, width)
+        self.out_proj = Linear(channels, layer.width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, h = state if state is not None else (None, None)
@@ -74,43 +83,9 @@ class MambaMixer(nn.Module):
         return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
 
     def recurrence_flops(self, context: int) -> int:
-        """A token's, forward, beside the weights': about 9 for each number of the state."""
+        """Count about 9 operations for each number of the state."""
         return 9 * self.A_log.numel()
 
 
-class Mamba(LanguageModel):
+class Mamba(Architecture, mixer=MambaMixer, norm_eps=1e-5):
     """Mamba with transition eigenvalues in (0, 1) or (-1, 1)."""
-
-    def __init__(
-        self,
-        eigenvalue_range: tuple[float, float] = (-1, 1),
-        width: int = 128,
-        state_size: int = 16,
-        expand: int = 2,
-        conv_size: int = 4,
-        dt_scale: float = 1.0,
-        gate_saturation: float = 0.0,
-        norm_eps: float = 1e-5,
-        form: Form = "auto",
-        **kwargs: Any,
-    ):
-        """
-        Args:
-            eigenvalue_range: of the state transitions, [0, 1] or [-1, 1].
-            width: of the residual stream.
-            state_size: states a channel, N.
-            expand: channels of the state, as a multiple of the width.
-            conv_size: tokens seen by the short convolution; 0 for none.
-            dt_scale: scale of the initial weights that make dt depend on the token. A large one starts training
-                with transitions that already differ from token to token, some of them near -1.
-            gate_saturation: strength of the push of dt to where the transitions sit on the ends of their range
-                (lrnn/models/gate_saturation.py).
-            norm_eps: epsilon of the RMS norms.
-            form: of the recurrence (lrnn/ops/common/form.py): auto, recurrent, chunked or triton.
-        """
-
-        def make_mixer() -> MambaMixer:
-            return MambaMixer(width, state_size, eigenvalue_range, expand, conv_size, dt_scale, gate_saturation, form)
-
-        super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
-        self.save_hyperparameters()

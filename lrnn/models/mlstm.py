@@ -6,19 +6,16 @@
     y       = W_down ((LayerNorm(mlstm(q, k, v, i~, f~)) + skip * c) * SiLU(z))
 
 With eigenvalue range (-1, 1) the forget gate becomes 2 sigmoid(f~) - 1; the rest stays as it is. The paper leaves that
-open (Grazzi et al. 2025, Appendix E.4): its mLSTM is the one with (0, 1).
+case open (Grazzi et al. 2025, Appendix E.4): its mLSTM has (0, 1).
 """
-
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution
-from lrnn.models.language_model import LanguageModel
-from lrnn.models.linear import Linear
+from lrnn.models.architecture import Architecture
+from lrnn.models.layers import Linear, ShortConvolution
+from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32, mlstm, range_scale
 
 
@@ -34,37 +31,46 @@ class BlockLinear(nn.Module):
         return torch.einsum("...bi,bij->...bj", blocks, self.weight).flatten(-2)
 
 
-class MLSTMMixer(nn.Module):
-    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and C, n, m (lrnn/ops/mlstm/op.py)."""
+class MLSTMMixer(Mixer):
+    """Mixer of the mLSTM; its state is that of the convolution and C, n, m (lrnn/ops/mlstm)."""
 
     def __init__(
         self,
-        width: int,
-        heads: int,
-        eigenvalue_range: Sequence[float],
+        layer: Layer,
+        eigenvalue_range: tuple[float, float] = (0, 1),
+        heads: int = 4,
         expand: int = 2,
         conv_size: int = 4,
         qkv_block: int = 4,
-        norm_eps: float = 1e-5,
     ):
+        """
+        Args:
+            layer: Place in the model.
+            eigenvalue_range: Range of the eigenvalue of the state transitions, [0, 1] as in xLSTM, or [-1, 1].
+            heads: Number of heads; divides expand * width.
+            expand: Channels of q, k and v, as a multiple of the width.
+            conv_size: Tokens seen by the short convolution on q and k; 0 for none.
+            qkv_block: Number of channels that are mixed to make q, k and v; divides expand * width.
+        """
         super().__init__()
         if expand < 1:
             raise ValueError(f"model.expand: must be at least 1, got {expand}")
-        channels = expand * width
+        channels = expand * layer.width
         for name, value in (("heads", heads), ("qkv_block", qkv_block)):
             if value < 1 or channels % value:
                 raise ValueError(f"model.{name}: must divide model.expand * model.width ({channels}), got {value}")
         range_scale(eigenvalue_range)  # refuses any other range
         self.heads = heads
         self.eigenvalue_range = eigenvalue_range
-        self.up_proj = Linear(width, 2 * channels)
-        self.conv = ShortConvolution(channels, conv_size, bias=True)
+        self.form = layer.form
+        self.up_proj = Linear(layer.width, 2 * channels)
+        self.conv = ShortConvolution(channels, conv_size, bias=True, form=layer.form)
         self.q_proj, self.k_proj, self.v_proj = (BlockLinear(channels, qkv_block) for _ in range(3))
         self.gate_weight = nn.Parameter(torch.zeros(2 * heads, 3 * channels))
         self.gate_bias = nn.Parameter(torch.cat([0.1 * torch.randn(heads), torch.linspace(3, 6, heads)]))
-        self.norm = nn.LayerNorm(channels // heads, eps=norm_eps, bias=False)
+        self.norm = nn.LayerNorm(channels // heads, eps=layer.norm_eps, bias=False)
         self.skip = nn.Parameter(torch.ones(channels))
-        self.down_proj = Linear(channels, width)
+        self.down_proj = Linear(channels, layer.width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, *memory = state if state is not None else (None,)
@@ -83,42 +89,15 @@ class MLSTMMixer(nn.Module):
             forget_gate,
             self.eigenvalue_range,
             (memory[0], memory[1], memory[2]) if memory else None,
+            form=self.form,
         )
         y = (self.norm(at_least_float32(h)).flatten(-2) + self.skip * c) * F.silu(z)
         return self.down_proj(y), (conv_state, *new)
 
     def recurrence_flops(self, context: int) -> int:
-        """A token's, forward, beside the weights': the memory is written and read."""
+        """Count two passes over the memory: it is written and read."""
         return 4 * self.down_proj.in_features * self.norm.normalized_shape[0]
 
 
-class MLSTM(LanguageModel):
-    """mLSTM with the forget gate, its transition's eigenvalue, in (0, 1) or (-1, 1)."""
-
-    def __init__(
-        self,
-        eigenvalue_range: tuple[float, float] = (0, 1),
-        width: int = 128,
-        heads: int = 4,
-        expand: int = 2,
-        conv_size: int = 4,
-        qkv_block: int = 4,
-        norm_eps: float = 1e-5,
-        **kwargs: Any,
-    ):
-        """
-        Args:
-            eigenvalue_range: of the state transitions, [0, 1] as in xLSTM, or [-1, 1].
-            width: of the residual stream.
-            heads: number of heads; divides expand * width.
-            expand: channels of q, k and v, as a multiple of the width.
-            conv_size: tokens seen by the short convolution on q and k; 0 for none.
-            qkv_block: channels that are mixed to make q, k and v; divides expand * width.
-            norm_eps: epsilon of the norms.
-        """
-
-        def make_mixer() -> MLSTMMixer:
-            return MLSTMMixer(width, heads, eigenvalue_range, expand, conv_size, qkv_block, norm_eps)
-
-        super().__init__(make_mixer, width=width, norm_eps=norm_eps, **kwargs)
-        self.save_hyperparameters()
+class MLSTM(Architecture, mixer=MLSTMMixer, norm_eps=1e-5):
+    """mLSTM whose forget gate, the eigenvalue of its transition, is in (0, 1) or (-1, 1)."""

@@ -8,37 +8,43 @@ It is not a linear RNN: the gates depend on the state, so there are no eigenvalu
 loop. It is here because the paper compares with it.
 """
 
-from itertools import count
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from lrnn.models.backbone import MixerState, ShortConvolution
-from lrnn.models.language_model import LanguageModel
+from lrnn.models.architecture import Architecture
+from lrnn.models.layers import ShortConvolution
+from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32, slstm
 
 
-class SLSTMMixer(nn.Module):
-    """x (B, T, width) -> y (B, T, width); the state is that of the convolution and h, c, n, m (lrnn/ops/slstm/op.py).
+class SLSTMMixer(Mixer):
+    """Mixer of the sLSTM; its state is that of the convolution and h, c, n, m (lrnn/ops/slstm).
 
-    `depth`, from 0 in the first block to 1 in the last, shapes the forget gates' initial bias: from 5 down to -7 over
-    the channels of a head, along a curve that leaves fewer of them long memories in the first block.
+    The initial bias of the forget gates falls from 5 to -7 over the channels of a head. It falls along a curve that
+    depends on the depth of the block: the first block has fewer long memories than the last.
     """
 
-    def __init__(self, width: int, heads: int, conv_size: int = 0, depth: float = 0.0, norm_eps: float = 1e-5):
+    def __init__(self, layer: Layer, heads: int = 4, conv_size: int = 0):
+        """
+        Args:
+            layer: Place in the model.
+            heads: Number of heads; divides the width.
+            conv_size: Tokens seen by the short convolution before the input and forget gates; 0 for none.
+        """
         super().__init__()
+        width, depth = layer.width, layer.index / max(1, layer.count - 1)  # from 0 in the first block to 1 in the last
         if heads < 1 or width % heads:
             raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
         size = width // heads
-        self.conv = ShortConvolution(width, conv_size, bias=True) if conv_size else None
+        self.form = layer.form
+        self.conv = ShortConvolution(width, conv_size, bias=True, form=layer.form) if conv_size else None
         self.weight = nn.Parameter(torch.empty(4, heads, size, size).normal_(std=(2 / (5 * size)) ** 0.5))
         self.bias = nn.Parameter(torch.zeros(heads, 4, size))
         self.bias.no_weight_decay = True  # type: ignore[attr-defined]
         with torch.no_grad():
             self.bias[:, 1] = 5 - 12 * torch.linspace(0, 1, size) ** (0.3 + 1.3 * depth)
         self.recurrent_weight = nn.Parameter(torch.zeros(heads, size, 4 * size))
-        self.norm = nn.LayerNorm(size, eps=norm_eps, bias=False)
+        self.norm = nn.LayerNorm(size, eps=layer.norm_eps, bias=False)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, *memory = state if state is not None else (None,)
@@ -53,30 +59,5 @@ class SLSTMMixer(nn.Module):
         return self.norm(y).flatten(-2), (conv_state, *new)
 
 
-class SLSTM(LanguageModel):
-    """sLSTM. Its blocks have an MLP where `mlp_width` is given; xLSTM's is 1.3 times as wide as the residual stream."""
-
-    def __init__(
-        self,
-        width: int = 128,
-        layers: int = 2,
-        heads: int = 4,
-        conv_size: int = 0,
-        norm_eps: float = 1e-5,
-        **kwargs: Any,
-    ):
-        """
-        Args:
-            width: of the residual stream.
-            layers: number of blocks.
-            heads: number of heads; divides the width.
-            conv_size: tokens seen by the short convolution before the input and forget gates; 0 for none.
-            norm_eps: epsilon of the norms.
-        """
-        depth = (block / max(1, layers - 1) for block in count())
-
-        def make_mixer() -> SLSTMMixer:
-            return SLSTMMixer(width, heads, conv_size, next(depth), norm_eps)
-
-        super().__init__(make_mixer, width=width, layers=layers, norm_eps=norm_eps, **kwargs)
-        self.save_hyperparameters()
+class SLSTM(Architecture, mixer=SLSTMMixer, norm_eps=1e-5):
+    """sLSTM. xLSTM's has an MLP that is 1.3 times as wide as the residual stream (`mlp_width`)."""

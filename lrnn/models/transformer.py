@@ -7,23 +7,28 @@ The state of a sequence is the keys and values of all its tokens, so it grows, a
 neither the positions nor the heads of its Transformer.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lrnn.models.backbone import MixerState
-from lrnn.models.language_model import LanguageModel
-from lrnn.models.linear import Linear
+from lrnn.models.architecture import Architecture
+from lrnn.models.layers import Linear
+from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32
 
 
-class AttentionMixer(nn.Module):
-    """x (B, T, width) -> y (B, T, width); the state is k, turned, and v, both (B, heads, tokens so far, d_head)."""
+class AttentionMixer(Mixer):
+    """Causal attention; its state is the turned k, and v, both (B, heads, tokens so far, d_head)."""
 
-    def __init__(self, width: int, heads: int, rotary_base: float = 10_000.0):
+    def __init__(self, layer: Layer, heads: int = 4, rotary_base: float = 10_000.0):
+        """
+        Args:
+            layer: Place in the model.
+            heads: Number of heads; divides half of the width.
+            rotary_base: Base of the rotary angles: the slowest pair of channels turns by about 1 / rotary_base a token.
+        """
         super().__init__()
+        width = layer.width
         if heads < 1 or width % (2 * heads):
             raise ValueError(f"model.heads: must divide half of model.width ({width}), got {heads}")
         if rotary_base <= 1:
@@ -48,11 +53,11 @@ class AttentionMixer(nn.Module):
         return self.out_proj(y.transpose(1, 2).flatten(-2)), (k, v)
 
     def recurrence_flops(self, context: int) -> int:
-        """A token's, forward, beside the weights': keys and values of half the context, on average."""
+        """Count a product with the keys and one with the values of half the context, the mean over a sequence."""
         return 2 * self.out_proj.in_features * context
 
     def _turn(self, x: Tensor, past: int) -> Tensor:
-        """Pair p of channels at position t, turned by t * rotary_base^(-2 p / d_head)."""
+        """Turn pair p of the channels at position t by the angle t * rotary_base^(-2 p / d_head)."""
         T, d = x.shape[2:]
         frequency = self.rotary_base ** (-torch.arange(0, d, 2, device=x.device) / d)
         position = torch.arange(past, past + T, device=x.device)
@@ -62,29 +67,5 @@ class AttentionMixer(nn.Module):
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 
-class Transformer(LanguageModel):
-    """Causal Transformer: not an RNN, trained and scored as one."""
-
-    def __init__(
-        self,
-        width: int = 128,
-        heads: int = 4,
-        mlp_width: int | None = 512,
-        rotary_base: float = 10_000.0,
-        norm_eps: float = 1e-6,
-        **kwargs: Any,
-    ):
-        """
-        Args:
-            width: of the residual stream.
-            heads: number of heads; divides half of the width.
-            mlp_width: hidden width of the SwiGLU MLP after each attention; no MLP when absent.
-            rotary_base: the slowest pair of channels turns by about 1 / rotary_base a token.
-            norm_eps: epsilon of the RMS norms.
-        """
-
-        def make_mixer() -> AttentionMixer:
-            return AttentionMixer(width, heads, rotary_base)
-
-        super().__init__(make_mixer, width=width, mlp_width=mlp_width, norm_eps=norm_eps, **kwargs)
-        self.save_hyperparameters()
+class Transformer(Architecture, mixer=AttentionMixer, mlp_width=512):
+    """Causal Transformer. It is no RNN, but it is trained and scored as one."""

@@ -1,11 +1,12 @@
 """Recurrences as functions. This package knows only torch, and on a GPU Triton and flash-linear-attention."""
 
 from lrnn.ops.common.eigenvalue_range import range_scale
-from lrnn.ops.common.form import Form
+from lrnn.ops.common.form import Form, forms_in_use
 from lrnn.ops.common.precision import at_least_float32, dtype_of_products
 from lrnn.ops.delta_rule.op import delta_rule
 from lrnn.ops.diagonal_scan.op import diagonal_scan
-from lrnn.ops.head_loss.op import head_loss
+from lrnn.ops.head_loss.op import IGNORE, head_loss
+from lrnn.ops.head_loss.scores import head_scores
 from lrnn.ops.linear.op import linear
 from lrnn.ops.mlstm.op import mlstm
 from lrnn.ops.norm.op import add_norm, rms_norm
@@ -16,13 +17,16 @@ from lrnn.ops.slstm.op import slstm
 from lrnn.ops.swiglu.op import swiglu
 
 __all__ = [
+    "IGNORE",
     "Form",
     "add_norm",
     "at_least_float32",
     "delta_rule",
     "diagonal_scan",
     "dtype_of_products",
+    "forms_in_use",
     "head_loss",
+    "head_scores",
     "linear",
     "mlstm",
     "qkv_convolution",

@@ -1,4 +1,4 @@
-"""What a user must change."""
+"""Errors that say what the user must change."""
 
 
 class ConfigError(Exception):

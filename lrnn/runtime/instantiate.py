@@ -1,6 +1,5 @@
 """Build an object from its class path and arguments, as a configuration file names them."""
 
-import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -32,13 +31,3 @@ def instantiate(key: str, kind: type[T], class_path: str, init_args: Mapping[str
         raise ConfigError(f"{key}: {class_path} can't be built as a {kind.__name__} ({reason[:200]})") from error
     built: T = parser.instantiate_classes(config)[key]
     return built
-
-
-def import_path(cls: type) -> str:
-    """Return the shortest import path of a class: `lrnn.models.DeltaNet`, not `lrnn.models.delta_net.DeltaNet`."""
-    parts = cls.__module__.split(".")
-    for length in range(1, len(parts) + 1):
-        package = ".".join(parts[:length])
-        if getattr(sys.modules.get(package), cls.__qualname__, None) is cls:
-            return f"{package}.{cls.__qualname__}"
-    return f"{cls.__module__}.{cls.__qualname__}"

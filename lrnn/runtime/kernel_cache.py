@@ -1,8 +1,8 @@
-"""Compiled and tuned GPU kernels are kept between runs.
+"""Keep compiled and tuned GPU kernels between runs.
 
-The first step on a new kind of GPU compiles and tunes for minutes; later ones read the result from KERNEL_CACHE, by
-default `.kernel_cache/` in the current folder. The folder may be copied to another machine with the same kind of
-GPU and the same versions of PyTorch and Triton. Import this before torch compiles anything.
+The first step on a new kind of GPU compiles and tunes for minutes. Later runs read the result from the folder that the
+environment variable KERNEL_CACHE names, by default `.kernel_cache/` in the current folder. The folder may be copied to
+the same path of another machine with the same GPU, PyTorch and Triton. Import this module before torch compiles.
 """
 
 import os

@@ -35,7 +35,7 @@ def _in_the_checkout(monkeypatch):
 
 
 def description(model):
-    return {"model": type(model).__name__, "hyper_parameters": dict(model.hparams)}
+    return {"model": model.class_path, "hyper_parameters": dict(model.hparams)}
 
 
 def save_run(model, folder):
@@ -356,7 +356,11 @@ def test_a_sharded_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (lambda: MLSTM(**SMALL), r"model: must be DeltaNet or Mamba to be exported, the checkpoint holds MLSTM"),
+        (
+            lambda: MLSTM(**SMALL),
+            r"holds a lrnn\.models\.MLSTM, which has no class in the .*; lrnn\.models\.DeltaNet and",
+        ),
+        (lambda: Mamba(**SMALL, norm="layer"), r"model\.norm: can't be exported with layer, only with rms"),
         (lambda: DeltaNet(**SMALL), r"model\.mlp_width: can't be exported with None, .* always has an MLP"),
         (lambda: Mamba(**SMALL, mlp_width=8), r"model\.mlp_width: can't be exported with 8, .* has no MLP"),
     ],

@@ -4,10 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.models import DeltaNet, Diagonal, FullMatrix, Mamba, Transformer
-from lrnn.models.backbone import ShortConvolution
-from lrnn.models.delta_net import DeltaNetMixer
+from lrnn.models import DeltaNet, DeltaNetMixer, Diagonal, FullMatrix, Layer, Mamba, Transformer
 from lrnn.models.gate_saturation import SaturateDecay, SaturateLogits
+from lrnn.models.layers import AddLayerNorm, ShortConvolution
 
 SMALL = {"vocab_size": 5, "width": 16, "layers": 2}
 RANGES = ((0, 1), (-1, 1))
@@ -62,6 +61,15 @@ def test_short_convolution_is_torch_conv1d():
     torch.testing.assert_close(conv(x)[0], want)
 
 
+def test_layer_norm_of_the_sum():
+    x, y = torch.randn(2, 2, 5, 8)
+    norm = AddLayerNorm(8, eps=1e-5)
+    torch.nn.init.normal_(norm.weight)
+    s, h = norm(x, y)
+    torch.testing.assert_close(s, x + y)
+    torch.testing.assert_close(h, F.layer_norm(x + y, (8,), norm.weight))
+
+
 def test_gate_saturation_is_the_gradient_of_its_penalty():
     z = (4 * torch.randn(3, 7, dtype=torch.float64)).requires_grad_()
     dt, A = F.softplus(z).detach().requires_grad_(), -3 * torch.rand(7, 2, dtype=torch.float64) - 0.1
@@ -96,7 +104,7 @@ def test_taps_start_at_the_deviation_asked_for():
 
 def test_rounded_keys_still_reflect():
     """beta = 2 and no values: an even number of equal tokens leaves the state as it was."""
-    mixer = DeltaNetMixer(64, heads=2, eigenvalue_range=(-1, 1)).requires_grad_(False)
+    mixer = DeltaNetMixer(Layer(64), heads=2, eigenvalue_range=(-1, 1)).requires_grad_(False)
     mixer.in_proj.weight[128:192] = 0  # v
     mixer.in_proj.weight[192:] = 30.0  # beta
     x, S = torch.rand(1, 1, 64).expand(1, 512, 64), torch.randn(1, 2, 32, 32)

@@ -1,0 +1,70 @@
+"""An architecture: a language model all of whose blocks have the same kind of mixer.
+
+    class DeltaNet(Architecture, mixer=DeltaNetMixer):
+        ...
+
+is all that it takes. The options of DeltaNet are those of LanguageModel and those of DeltaNetMixer; each is declared,
+and described, in one place.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from inspect import Parameter
+from typing import Any
+
+from lrnn.models.language_model import LanguageModel
+from lrnn.models.mixer import Mixer
+
+
+class Architecture(LanguageModel):
+    """Base of the architectures. A subclass names its mixer, and may change the default of any option."""
+
+    def __init__(self, **options: Any):
+        raise TypeError(f"{type(self).__name__} names no mixer: class {type(self).__name__}(Architecture, mixer=...)")
+
+    def __init_subclass__(cls, mixer: type[Mixer] | None = None, **defaults: Any) -> None:
+        """
+        Args:
+            mixer: class of the mixers; a subclass of an architecture may leave it out.
+            defaults: other defaults of options, by name.
+
+        Raises:
+            TypeError: if the mixer declares an option that LanguageModel declares, or a default has no option.
+        """
+        super().__init_subclass__()
+        if mixer is not None:
+            cls.__init__ = _initializer(mixer, defaults)  # type: ignore[method-assign]
+
+
+def _initializer(mixer: type[Mixer], defaults: dict[str, Any]) -> Callable[..., None]:
+    """Make the `__init__` of an architecture. Its signature is what the command line reads."""
+    mixer_options, model_options = _options(mixer), _options(LanguageModel)
+    twice = mixer_options.keys() & model_options.keys()
+    if twice:
+        raise TypeError(f"{mixer.__name__} declares {', '.join(sorted(twice))}, which LanguageModel does")
+    options = mixer_options | model_options
+    if unknown := defaults.keys() - options.keys():
+        raise TypeError(f"{mixer.__name__}: there is no option {', '.join(sorted(unknown))} to give a default")
+    parameters = [p.replace(default=defaults.get(name, p.default)) for name, p in options.items()]
+    signature = inspect.Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *parameters])
+
+    def __init__(self: LanguageModel, **given: Any) -> None:
+        bound = signature.bind(self, **given)
+        bound.apply_defaults()
+        chosen = {name: value for name, value in bound.arguments.items() if name != "self"}
+        make_mixer = partial(mixer, **{name: chosen[name] for name in mixer_options})
+        LanguageModel.__init__(self, make_mixer, **{name: chosen[name] for name in model_options})
+        self.record_options(chosen)
+
+    __init__.__signature__ = signature  # type: ignore[attr-defined]
+    __init__.__doc__ = "Take the options of the mixer and of the model.\n\nArgs:\n" + "\n".join(
+        inspect.cleandoc(source.__init__.__doc__ or "").partition("Args:\n")[2] for source in (mixer, LanguageModel)
+    )
+    return __init__
+
+
+def _options(owner: type) -> dict[str, Parameter]:
+    """Return the options that a class declares; what it is handed by the model, its first argument, is none."""
+    _, _, *declared = inspect.signature(owner.__init__).parameters.values()  # type: ignore[misc]
+    return {p.name: p.replace(kind=Parameter.KEYWORD_ONLY) for p in declared}

@@ -1,0 +1,62 @@
+"""The contract of a mixer, and what a mixer is told about its place in the model."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from lrnn.ops import Form
+
+MixerState = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Place of a block in its model, and the settings that all blocks share.
+
+    Attributes:
+        width: size of the hidden states.
+        index: position of the block, 0 for the first.
+        count: number of blocks.
+        norm_eps: epsilon of the norms.
+        form: form that the ops run in.
+    """
+
+    width: int
+    index: int = 0
+    count: int = 1
+    norm_eps: float = 1e-6
+    form: Form = "auto"
+
+
+class Mixer(nn.Module, ABC):
+    """Maps hidden states and a state to hidden states and the state after them.
+
+    A subclass is made with a `Layer` and then its own options: `DeltaNetMixer(layer, heads=4)`. A mixer that mixes
+    tokens stands first in a block; a mixer that mixes channels, such as an MLP, stands second.
+    """
+
+    pointwise = False  # whether every token is mapped by itself, so that tokens can be left out
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+        """Read T tokens, for any T >= 1.
+
+        The same call trains on whole sequences, reads a long sequence piece by piece, and decodes token by token.
+
+        Args:
+            x: normalised hidden states (B, T, width).
+            state: state after the tokens before these; None at the start of a sequence.
+
+        Returns:
+            the branch (B, T, width) that is added to the residual stream, and the state after the last token. Each
+            tensor of a state has the batch in its first dimension.
+        """
+
+    def recurrence_flops(self, context: int) -> int:
+        """Floating-point operations a token, forward, beside those of the weights; 0 if they are negligible.
+
+        Args:
+            context: tokens in a training sequence.
+        """
+        return 0
