@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lrnn.models.architecture import Architecture
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32
+from lrnn.ops.common.form import choose_form
 
 
 class FullMatrixMixer(Mixer):
@@ -26,10 +27,12 @@ class FullMatrixMixer(Mixer):
         """
         super().__init__()
         width = layer.width
+        self.form = layer.form
         self.transition_proj = nn.Linear(width, width * width)
         self.input_proj = nn.Linear(width, width * width)
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+        choose_form("full_matrix", self.form, [x], pytorch=("recurrent",))
         B, T, width = x.shape
         A, B_ = (
             at_least_float32(proj(x)).view(B, T, width, width) * width**-0.5

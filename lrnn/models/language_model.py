@@ -155,13 +155,14 @@ class LanguageModel(L.LightningModule):
         return steps
 
     def on_fit_start(self) -> None:
-        """Run two tokens, so that the ops choose their forms before the hyperparameters are recorded."""
         self.one_label = getattr(self._datamodule, "one_label", False)
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            self(tokens)
-        if self.logger:
+        self._forms_recorded = False
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Record the forms that the ops run in; they choose them at the first batch."""
+        if self.logger and not self._forms_recorded:
             self.logger.log_hyperparams({"forms_in_use": dict(forms_in_use)})
+        self._forms_recorded = True
 
     @property
     def _datamodule(self) -> L.LightningDataModule | None:

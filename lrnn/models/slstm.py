@@ -55,7 +55,12 @@ class SLSTMMixer(Mixer):
         seen = torch.stack([c, c, x, x]).unflatten(-1, (self.weight.shape[1], -1))  # (4, B, T, heads, size)
         gates = torch.einsum("gbthd,ghde->bthge", seen, self.weight)
         gates = at_least_float32(gates) + self.bias
-        y, new = slstm(gates, self.recurrent_weight, (memory[0], memory[1], memory[2], memory[3]) if memory else None)
+        y, new = slstm(
+            gates,
+            self.recurrent_weight,
+            (memory[0], memory[1], memory[2], memory[3]) if memory else None,
+            form=self.form,
+        )
         return self.norm(y).flatten(-2), (conv_state, *new)
 
 

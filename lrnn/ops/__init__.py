@@ -1,4 +1,10 @@
-"""Recurrences as functions. This package knows only torch, and on a GPU Triton and flash-linear-attention."""
+"""Recurrences, and the other ops of a block, as functions; one folder an op.
+
+In each folder, op.py has the public function with its equations, and chooses the form. Beside it, where an op has them:
+recurrent.py is the specification, chunked.py a faster form for a CPU, operators.py the torch.library operators around
+the Triton kernels, and kernels.py the Triton code. The package needs torch alone; the kernels need a GPU and Triton, or
+flash-linear-attention for large heads of the delta rule.
+"""
 
 from lrnn.ops.common.eigenvalue_range import range_scale
 from lrnn.ops.common.form import Form, forms_in_use

@@ -30,7 +30,7 @@ def plain(x, weight, labels):
     st.integers(1, 4), st.integers(1, 30), st.sampled_from([0.0, 0.3, 1.0]), st.integers(1, 3000), st.integers(0, 99)
 )
 def test_slices_are_the_whole(batch, T, ignored, logits, seed):
-    """Of any size, down to a token; NaN and no gradient where no label is scored."""
+    """Slices of any size, down to one token; if no label is scored, the loss is NaN and the gradient 0."""
     x, weight, labels = draw(batch, T, seed)
     labels[torch.rand(labels.shape) < ignored] = -100
     expected = loss_and_gradients(plain, x, weight, labels)
@@ -40,7 +40,7 @@ def test_slices_are_the_whole(batch, T, ignored, logits, seed):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast(dtype):
-    """As near to float64 as PyTorch's own."""
+    """The loss and its gradients are as near to float64 as those of PyTorch."""
     x, weight, labels = draw(4, 30, dtype=torch.float32)
     exact = loss_and_gradients(plain, x.double(), weight.double(), labels)
     with torch.autocast("cpu", dtype):
@@ -61,7 +61,7 @@ def test_it_compiles_as_one_graph():
 
 
 def test_no_more_than_a_slice_of_logits_is_kept():
-    """Of 8 slices, the backward pass finds tensors of the size of x and W alone; without slices, all logits."""
+    """With 8 slices, only tensors of the size of x and W are kept for the backward pass; without slices, all logits."""
     x, weight, labels = draw(8, 32)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):

@@ -1,6 +1,6 @@
 """The Triton kernels in Triton's interpreter, on the CPU, against the float64 specification.
 
-On a GPU they are tested in test_on_gpu.py; here it is their logic, wherever the tests run.
+This tests the logic of the kernels on any machine; test_on_gpu.py tests them on a GPU.
 """
 
 import os
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from lrnn.ops import add_norm, delta_rule, qkv_convolution, rms_norm, selective_scan, short_convolution, swiglu
 
 pytest.importorskip("triton")
-if os.environ.get("TRITON_INTERPRET") != "1":  # set by conftest.py where there is no GPU
+if os.environ.get("TRITON_INTERPRET") != "1":  # conftest.py sets it on machines without a GPU
     pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
 
 from lrnn.ops.delta_rule.operators_long import delta_rule_op as long_delta_rule_op
@@ -25,7 +25,7 @@ from lrnn.ops.swiglu.operators import swiglu_op
 
 
 def compare(kernels, specification, tensors):
-    """Outputs and gradients in float32 with those of the specification in float64."""
+    """Compare outputs and gradients in float32 with those of the specification in float64."""
     exact = [x.double().requires_grad_() for x in tensors]
     want = specification(*exact)
     weights = [torch.randn_like(x) for x in want]
@@ -42,7 +42,7 @@ def test_delta_rule(form, T, K, V):
     q, k = torch.randn(1, T, 2, K), F.normalize(torch.randn(1, T, 2, K), dim=-1)
     beta = 2 * torch.rand(1, T, 2)
     beta[:, ::3], beta[:, 1:2] = 2, 0
-    k[:, 2::2] = k[:, :1]  # where keys repeat, I + A is far from the identity
+    k[:, 2::2] = k[:, :1]  # with repeated keys, I + A is far from the identity
     tensors = q, k, torch.randn(1, T, 2, V), beta, torch.randn(1, 2, K, V)
 
     def kernels(*x):
@@ -51,7 +51,9 @@ def test_delta_rule(form, T, K, V):
     compare(kernels, lambda *x: delta_rule(*x, form="recurrent"), tensors)
 
 
-@pytest.mark.parametrize(("rows", "D"), [(3, 5), (1000, 6), (2, 2048)])  # 512 programs; a row and more a program
+@pytest.mark.parametrize(
+    ("rows", "D"), [(3, 5), (1000, 6), (2, 2048)]
+)  # 512 programs; one row, and several rows, for each program
 def test_add_norm(rows, D):
     tensors = torch.randn(1, rows, D), torch.randn(1, rows, D), torch.randn(D)
     compare(lambda x, y, w: add_norm_op(x, y, w, 1e-3, torch.float32), lambda x, y, w: add_norm(x, y, w, 1e-3), tensors)
@@ -61,7 +63,7 @@ def test_add_norm(rows, D):
     )
 
 
-@pytest.mark.parametrize(("T", "D"), [(3, 5), (2, 1100)])  # a program a token, and two
+@pytest.mark.parametrize(("T", "D"), [(3, 5), (2, 1100)])  # one program for each token, and two
 def test_swiglu(T, D):
     compare(lambda x: (swiglu_op(x),), lambda x: (swiglu(x),), (5 * torch.randn(2, T, 2 * D),))
 
@@ -97,7 +99,7 @@ def test_short_convolution_of_half_a_projection(T, K, has_bias):
 
 @pytest.mark.parametrize(("T", "K", "H", "D"), [(2, 4, 2, 3), (40, 4, 2, 8), (5, 1, 3, 16), (3, 4, 4, 100)])
 def test_qkv_convolution(T, K, H, D):
-    """One, two and four heads a program."""
+    """A program takes one, two and four heads."""
     tensors = torch.randn(2, T, 3 * H * D + 3), torch.randn(3 * H * D, K)
 
     def kernels(x, weight):

@@ -8,7 +8,7 @@ from lrnn.ops import linear
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_gradient_of_the_weight_is_not_rounded(device, compiled):
-    """Beside PyTorch's own: the same output and gradient of x, and a weight's gradient nearer to the truth."""
+    """Output and gradient of x equal those of PyTorch; the gradient of the weight is nearer to the exact one."""
     x, weight = torch.randn(2, 300, 16, device=device), torch.randn(24, 16, device=device)
     dy = torch.randn(2, 300, 24, device=device).bfloat16()
     results = []
@@ -25,9 +25,9 @@ def test_the_gradient_of_the_weight_is_not_rounded(device, compiled):
     exact = torch.einsum("bto,bti->oi", dy.double(), x.bfloat16().double())
     error, error_0 = ((d.double() - exact).norm() / exact.norm() for d in (dweight, dweight_0))
     assert error_0 < 0.01
-    assert error < (error_0 / 100 if device == "cuda" else 0.01)  # a CPU has no such product
+    assert error < (error_0 / 100 if device == "cuda" else 0.01)  # a CPU has no product that returns float32
 
 
-def test_without_autocast_it_is_pytorchs():
+def test_without_autocast_it_equals_pytorch():
     x, weight = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
     torch.testing.assert_close(linear(x, weight), F.linear(x, weight), rtol=0, atol=0)

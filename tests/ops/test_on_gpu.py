@@ -1,4 +1,4 @@
-"""The GPU forms against the float64 specification on the CPU."""
+"""The kernels on a GPU against the float64 specification on a CPU."""
 
 import warnings
 
@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from lrnn.ops import add_norm, delta_rule, qkv_convolution, rms_norm, selective_scan, short_convolution, swiglu
+from lrnn.ops.common.form import forms_in_use
 
 pytestmark = pytest.mark.gpu
 
 LENGTHS = (1, 2, 63, 64, 65, 256, 2048)
 DTYPES = (torch.float32, torch.bfloat16)
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # of the relative errors, by norm
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # largest norm of an error, relative to that of the value
 
 
 @pytest.fixture(autouse=True)
 def _first_configuration_only(monkeypatch):
-    """flash-linear-attention tunes for minutes at every new shape; here its first configuration will do."""
+    """flash-linear-attention tunes for minutes at every new shape; these tests take its first configuration."""
     with warnings.catch_warnings(action="ignore"):
         from triton.runtime.autotuner import Autotuner
 
@@ -32,7 +33,7 @@ def relative_error(got, want):
 
 
 def compare(op, tensors, names, tolerance):
-    """Outputs and gradients of op on the GPU with those of op in float64 on the CPU, on the same rounded inputs."""
+    """Compare outputs and gradients of op on the GPU with those in float64 on the CPU, on the same rounded inputs."""
     exact = [x.double().requires_grad_() for x in tensors]
     want = op(*exact, form="recurrent")
     weights = [torch.randn_like(x) for x in want]
@@ -55,9 +56,10 @@ def test_delta_rule(T, K, V, beta_is_2, dtype):
     beta = torch.full((B, T, H), 2.0) if beta_is_2 else 2 * torch.rand(B, T, H)
     q, k, v = ((x.to(dtype)) for x in (q * K**-0.5, k, v))
     tensors = q, k, v, beta, torch.randn(B, H, K, V)
-    forgets = not beta_is_2 or T < 2048  # a state that only reflects keeps all the rounding errors of its past
+    forgets = not beta_is_2 or T < 2048  # a state that only reflects keeps all its rounding errors
     tolerance = TOLERANCE[dtype] if forgets else 3 * TOLERANCE[dtype]
     compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), tolerance)
+    assert forms_in_use["delta_rule"] in ("triton (short kernels)", "triton (long kernels)")
 
 
 def test_delta_rule_with_large_heads():
@@ -65,6 +67,7 @@ def test_delta_rule_with_large_heads():
     k = F.normalize(k.float(), dim=-1).bfloat16()
     tensors = q, k, v, 2 * torch.rand(1, 100, 2), torch.randn(1, 2, 256, 256)
     compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), TOLERANCE[torch.bfloat16])
+    assert forms_in_use["delta_rule"] == "flash-linear-attention"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -115,7 +118,7 @@ def test_qkv_convolution(T, D, has_state, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("T", "D"), [(1, 24), (300, 128), (700, 2048), (3, 5000)])
 def test_add_norm(T, D, dtype):
-    """bf16: the branch and the norm; the residual stream stays in float32."""
+    """In bf16 are the branch and the norm; the residual stream stays in float32."""
     tensors = torch.randn(2, T, D), torch.randn(2, T, D).to(dtype), torch.randn(D)
 
     def op(x, y, weight, form="auto"):

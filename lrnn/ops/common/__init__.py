@@ -1,1 +1,1 @@
-"""What several ops share: the choice of a form, dtypes, the eigenvalue range, exponentials in kernels."""
+"""Code that several ops share: the choice of a form, dtypes, the eigenvalue range, SiLU in kernels."""

@@ -1,12 +1,12 @@
-"""The one switch of this project: the interval that holds the state-transition eigenvalues."""
+"""The eigenvalue range: the interval that holds the eigenvalues of the state transition."""
 
 from collections.abc import Sequence
 
 
 def range_scale(eigenvalue_range: Sequence[float]) -> int:
-    """The factor s that stretches a gate g in (0, 1) to the range: s * g - (s - 1).
+    """Return the factor s that stretches a gate g in (0, 1) to the range: s * g - (s - 1).
 
-    s = 1 keeps (0, 1); s = 2 gives (-1, 1) (Grazzi et al. 2025, Table 1). Anything else raises ValueError.
+    s = 1 keeps (0, 1); s = 2 gives (-1, 1) (Grazzi et al. 2025, Table 1). Any other range raises ValueError.
     """
     match tuple(eigenvalue_range):
         case (0, 1):

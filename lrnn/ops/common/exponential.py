@@ -1,6 +1,6 @@
-"""What the kernels make of exp2, the only power that is one instruction.
+"""SiLU for Triton kernels, built on exp2, the only exponential that is one instruction on a GPU.
 
-SiLU and its slope are for kernels that are short of instructions: Triton's own sigmoid takes twelve, this one five.
+Some kernels are limited by instructions: Triton's own sigmoid takes twelve of them, this one five.
 """
 
 import triton
@@ -11,9 +11,10 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def silu(z):
-    """y = z σ(z) of float32 z and its slope σ(z) + y (1 - σ(z)), to some units in the last place; 0, 0 for z < -44.
+    """Return y = z σ(z) of float32 z, and its slope σ(z) + y (1 - σ(z)); both are 0 for z < -44.
 
-    σ(z) = 1 / (1 + exp(-z)), and of 1 / x and an inverse root only the root is one instruction.
+    Errors are some units in the last place. σ(z) = 1 / (1 + exp(-z)) is computed with an inverse square root, which is
+    one instruction; a division is several.
     """
     x = 1 + tl.exp2(z * -LOG2E)
     gate = tl.rsqrt(x * x)

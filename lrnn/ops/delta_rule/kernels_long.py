@@ -1,26 +1,26 @@
-"""The delta rule on a GPU over many chunks: Triton kernels, with the glossary of lrnn/ops/delta_rule/op.py.
+"""Triton kernels of the delta rule for long sequences, with the glossary of lrnn/ops/delta_rule/op.py.
 
-Only what depends on the state goes along time; the rest is done for all chunks at once. A chunk of C tokens that
-starts from S obeys, with N = tril(K K^T, -1) and b = diag(beta),
+Only the computations that depend on the state run along time; the others run for all chunks at once. For a chunk of C
+tokens that starts from S, with N = tril(K K^T, -1) and b = diag(beta),
 
     E = V - K S      G = E - N b G      X = b G      O = Q S + tril(Q K^T) X      S' = S + K^T X
 
-so that G = (I + N b)^-1 E = E - L b E with L = (I + N b)^-1 N, which needs the keys alone. The gradients, from those
-of O and S', are
+so that G = (I + N b)^-1 E = E - L b E with L = (I + N b)^-1 N, which depends on keys and beta alone. From the gradients
+of O and S' follow
 
     dX = K dS' + tril(Q K^T)^T dO      dR = dX - L^T b dX      dE = b dR = dV      dbeta = rowsum(G dR)
     dS = dS' + Q^T dO - K^T dE
     dQ = dO S^T + tril(dO X^T) K
     dK = X dS'^T + tril(dO X^T)^T Q - (M + M^T) K - dE S^T        M = tril(dE X^T, -1)
 
-Nothing is divided by beta, and the same L serves both ways (with a unit diagonal left out, which is exact).
+Nothing is divided by beta. Forward and backward pass use the same L. It leaves out a unit diagonal, which is exact.
 
-WHOLE says that all tiles are full: then nothing lies outside, and a seventh to a fourth of the instructions along time
-are saved.
+WHOLE says that all tiles are full. Then the kernels need no masks, and those along time need a seventh to a fourth
+fewer instructions.
 
     solve_kernel      L                        all chunks at once
-    forward_kernel    G, O and the states      along time, a head and some columns of its state a program
-    adjoint_kernel    dR and the states' dS'   back along time, likewise
+    forward_kernel    G, O and the states      along time; a program takes a head and some columns of its state
+    adjoint_kernel    dR and the states' dS'   back along time, divided in the same way
     backward_kernel   dQ, dK, dV, dbeta        all chunks at once
 """
 
@@ -30,25 +30,25 @@ import triton.language as tl
 
 @triton.jit
 def _rows(x, t, T, stride, size, C: tl.constexpr, B: tl.constexpr, WHOLE: tl.constexpr):
-    """C rows of x (T, size), which are `stride` apart, from row t on: (C, B), with zeros outside."""
+    """Load C rows of x (T, size), which are `stride` apart, from row t on: (C, B), with zeros outside."""
     row, column = t + tl.arange(0, C)[:, None], tl.arange(0, B)[None, :]
     return tl.load(x + row * stride + column, WHOLE | ((row < T) & (column < size)), 0.0)
 
 
 @triton.jit
 def _betas(beta, t, T, H, C: tl.constexpr, WHOLE: tl.constexpr):
-    """(C,), with zeros past the end."""
+    """Load C values of beta from token t on: (C,), with zeros past the end."""
     row = t + tl.arange(0, C)
     return tl.load(beta + row * H, WHOLE | (row < T), 0.0)
 
 
 @triton.jit
 def _inverses(nbs, scratch, BLOCK: tl.constexpr):
-    """(I + N b)^-1 of each N b (BLOCK, BLOCK), strictly lower, row by row: r_i = e_i - sum_{l<i} (N b)_il r_l.
+    """Invert I + N b for each strictly lower N b (BLOCK, BLOCK), row by row: r_i = e_i - sum_{l<i} (N b)_il r_l.
 
-    For all of them at once, and by way of `scratch`: so a thread can read a number (N b)_il by itself, which all its
-    columns share. Powers of N b, as in a product form of the inverse, grow past float32's precision where keys repeat
-    and beta is near 2, which is just what a state that counts does.
+    All blocks are inverted at once. They go through `scratch`, so that a thread can read a single number (N b)_il that
+    all its columns share. A product of powers of N b would be inaccurate: the powers exceed the precision of float32 if
+    keys repeat and beta is near 2, which happens in a state that counts.
     """
     size: tl.constexpr = BLOCK * BLOCK
     tile = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
@@ -77,9 +77,10 @@ def solve_kernel(
     k, beta, L, scratch, T, H: tl.constexpr, K: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BLOCK: tl.constexpr,
     WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """k (B, T, H, K), beta (B, T, H), L (B, T, H, C), scratch (B, H, chunks, C, BLOCK); a program a chunk and head.
+    """Shapes: k (B, T, H, K), beta (B, T, H), L (B, T, H, C), scratch (B, H, chunks, C, BLOCK).
 
-    In blocks of BLOCK tokens: L_ij = (I + N_ii b_i)^-1 (N_ij - sum_{j<=l<i} N_il b_l L_lj).
+    A program takes a chunk of a head, in blocks of BLOCK tokens:
+    L_ij = (I + N_ii b_i)^-1 (N_ij - sum_{j<=l<i} N_il b_l L_lj).
     """
     t, head = tl.program_id(0) * C, tl.program_id(1).to(tl.int64)
     first = head // H * T * H + head % H  # token 0 of this head, counted in heads
@@ -92,7 +93,7 @@ def solve_kernel(
         nb_ii += (n_ii[i] * bs[i],)
     scratch += (head * tl.num_programs(0) + tl.program_id(0)) * C * BLOCK
     inverses = _inverses(nb_ii, scratch, BLOCK)
-    L_rows = ()  # what is done of L, tuples of blocks
+    L_rows = ()  # finished rows of L, tuples of blocks
     for i in tl.static_range(C // BLOCK):
         n, L_row = (), ()
         for j in tl.static_range(i):
@@ -117,7 +118,7 @@ def forward_kernel(
     q, k, v, beta, L, S0, o, G, starts, S_end, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_S0: tl.constexpr, KEEP: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """v, o, G (B, T, H, V); starts (B, H, chunks, K, V), the states at the chunk starts; S0, S_end (B, H, K, V)."""
+    """Shapes: v, o, G (B, T, H, V); starts (B, H, chunks, K, V), at the chunk starts; S0, S_end (B, H, K, V)."""
     v0, head = tl.program_id(0) * BV, tl.program_id(1).to(tl.int64)
     first, chunks = head // H * T * H + head % H, tl.cdiv(T, C)
     q += first * K
@@ -158,7 +159,7 @@ def adjoint_kernel(
     q, k, beta, L, do, dS_end, dR, ends, dS0, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_DS: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """do, dR (B, T, H, V); ends (B, H, chunks, K, V), the gradients of the states at the chunks' ends."""
+    """Shapes: do, dR (B, T, H, V); ends (B, H, chunks, K, V), the gradients of the states at the chunk ends."""
     v0, head = tl.program_id(0) * BV, tl.program_id(1).to(tl.int64)
     first, chunks = head // H * T * H + head % H, tl.cdiv(T, C)
     q += first * K
@@ -197,7 +198,7 @@ def backward_kernel(
     q, k, beta, G, starts, do, dR, ends, dq, dk, dv, dbeta, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """As above; BK of the K columns of q and k at a time."""
+    """Shapes: as above. A program takes BK of the K columns of q and k at a time."""
     chunk, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
     first, t = head // H * T * H + head % H, chunk * C
     row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]

@@ -1,13 +1,12 @@
-"""The delta rule on a GPU: Triton kernels, with the glossary of lrnn/ops/delta_rule/op.py.
+"""Triton kernels of the delta rule for short sequences, with the glossary of lrnn/ops/delta_rule/op.py.
 
-A program holds the state of one sequence and head in float32 and walks along time, CHUNK tokens at a time, with the
-equations of the chunked form. All of a chunk stays on the chip: that suits short sequences, where there are more
-heads than the GPU can hold and a kernel a step of the computation would do little but be launched. The inverse of
-I + A is found row by row: powers of A, as in a product form of the inverse, grow past float32's precision where
-keys repeat and beta is near 2, which is just what a state that counts does.
+A program holds the state of one sequence and head in float32 and walks along time, C tokens at a time, with the
+equations of the chunked form (chunked.py). A whole chunk stays on the chip. This suits short sequences: there are more
+heads than the GPU can hold at once, and a kernel for each step of the computation would spend its time on launches. The
+inverse of I + A is computed row by row. A product of powers of A would be inaccurate: the powers exceed the precision
+of float32 if keys repeat and beta is near 2, which happens in a state that counts.
 
-The backward pass computes the states at the chunk starts once more, notes them, and goes through the chunks from
-the end.
+The backward pass recomputes the states at the chunk starts, stores them, and goes through the chunks from the end.
 """
 
 import triton
@@ -16,7 +15,7 @@ import triton.language as tl
 
 @triton.jit
 def _load_chunk(q, k, v, beta, t, T, H, K, V, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
-    """q, k (C, BK), v (C, BV), beta (C, 1) of one head in float32; zeros past the end. Row t of q is H K further on."""
+    """Load q, k (C, BK), v (C, BV), beta (C, 1) of one head in float32; zeros past the end. Rows of q are H K apart."""
     t += tl.arange(0, C)[:, None]
     i, j = tl.arange(0, BK)[None, :], tl.arange(0, BV)[None, :]
     in_k, in_v = (t < T) & (i < K), (t < T) & (j < V)
@@ -30,11 +29,11 @@ def _load_chunk(q, k, v, beta, t, T, H, K, V, C: tl.constexpr, BK: tl.constexpr,
 
 @triton.jit
 def _solve(k, v, beta, S, C: tl.constexpr, PRECISION: tl.constexpr):
-    """X = (I + A)^-1 R, and what its gradient needs: (I + A)^-1, K K^T, E = V - K S; R = diag(beta) E."""
+    """Return X = (I + A)^-1 diag(beta) E, and for its gradient (I + A)^-1, K K^T and E = V - K S."""
     row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     kk = tl.dot(k, tl.trans(k), input_precision=PRECISION)
     inverse = tl.where(row > column, -beta * kk, 0.0)
-    for i in range(2, C):  # row i of the inverse, but for the diagonal, from those above it
+    for i in range(2, C):  # row i of the inverse, without the diagonal, from the rows above
         r = tl.sum(tl.where(row == i, inverse, 0.0), 0)
         r += tl.sum(r[:, None] * inverse, 0)
         inverse = tl.where(row == i, r[None, :], inverse)
@@ -48,7 +47,7 @@ def forward_kernel(
     q, k, v, beta, S0, o, S_end, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
     C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_S0: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """q, k (B, T, H, K); v, o (B, T, H, V); beta (B, T, H); S0, S_end (B, H, K, V)."""
+    """Shapes: q, k (B, T, H, K); v, o (B, T, H, V); beta (B, T, H); S0, S_end (B, H, K, V)."""
     head = tl.program_id(0).to(tl.int64)
     first = head // H * T * H + head % H  # token 0 of this head, counted in heads
     q += first * K
@@ -79,7 +78,7 @@ def backward_kernel(
     V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
     HAS_S0: tl.constexpr, HAS_DS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """As above; starts (B, H, chunks, K, V), scratch."""
+    """Shapes: as above; starts (B, H, chunks, K, V) is scratch memory."""
     head = tl.program_id(0).to(tl.int64)
     first = head // H * T * H + head % H
     q += first * K
@@ -104,7 +103,7 @@ def backward_kernel(
         _, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, chunk * C, T, H, K, V, C, BK, BV)
         x, _, _, _ = _solve(k_c, v_c, beta_c, S, C, PRECISION)
         S = tl.dot(tl.trans(k_c), x, S, input_precision=PRECISION)
-    tl.debug_barrier()  # a start is read by other threads than wrote it
+    tl.debug_barrier()  # threads read starts that other threads wrote
     dS = tl.zeros((BK, BV), tl.float32)
     if HAS_DS:
         dS = tl.load(dS_end + head * K * V + tile, tile_in, 0.0)

@@ -1,7 +1,6 @@
-"""The delta rule on a GPU by flash-linear-attention's kernels, as operators that torch.compile sees through.
+"""torch.library operators around flash-linear-attention's kernels of the delta rule, for heads larger than 128.
 
-They are the ones for heads larger than 128. Their own entry point is hidden from the compiler, so the functions behind
-it are wrapped here.
+torch.compile can't trace flash-linear-attention's own entry point, so the operators wrap the functions that it calls.
 """
 
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 def delta_rule_op(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs (B, T, H, V), the final state (B, H, K, V) in float32, and (I + A)^-1, (B, T, H, chunk)."""
+    """Return outputs (B, T, H, V), the final state (B, H, K, V) in float32, and (I + A)^-1, (B, T, H, chunk)."""
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
     state = None if initial_state is None else initial_state.contiguous()
     o, inverse, final_state = chunk_delta_rule_fwd(q, k, v, beta, 1.0, state, output_final_state=True)
@@ -43,7 +42,7 @@ def delta_rule_backward(
     do: Tensor,
     dfinal_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, beta and the initial state."""
+    """Return the gradients of q, k, v, beta and the initial state."""
     q, k, v, beta, do = (x.contiguous() for x in (q, k, v, beta, do))
     state, dfinal_state = (None if x is None else x.contiguous() for x in (initial_state, dfinal_state))
     dq, dk, dv, dbeta, dstate = chunk_delta_rule_bwd(q, k, v, beta, inverse, 1.0, state, do, dfinal_state)

@@ -1,5 +1,7 @@
-"""The delta rule on a GPU by kernels of ours that spread over the chunks (lrnn/ops/delta_rule/kernels_long.py), as
-operators that torch.compile sees through. For bfloat16 and float16."""
+"""torch.library operators around the Triton kernels of the delta rule that spread over the chunks (kernels_long.py).
+
+They take bfloat16 and float16. torch.compile traces them without a graph break.
+"""
 
 from typing import Any
 
@@ -10,7 +12,7 @@ from triton import cdiv, next_power_of_2
 from lrnn.ops.delta_rule.kernels_long import adjoint_kernel, backward_kernel, forward_kernel, solve_kernel
 
 CHUNK = 64  # tokens
-# columns of the state (BV) or of the keys (BK) a program
+# BV columns of the state, or BK columns of the keys, for each program
 SOLVE = {"BLOCK": 16, "num_warps": 1}
 FORWARD = {"BV": 64, "num_warps": 4, "num_stages": 3}
 ADJOINT = {"BV": 64, "num_warps": 4, "num_stages": 3}
@@ -21,9 +23,10 @@ BACKWARD = {"BK": 64, "num_warps": 4, "num_stages": 1}
 def delta_rule_op(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Outputs (B, T, H, V) and the final state (B, H, K, V), float32; q, k, v in one dtype, beta in float32.
+    """Return outputs (B, T, H, V) and the final state (B, H, K, V) in float32; and L, G and the chunk starts.
 
-    To `keep` for the gradient: L (B, T, H, CHUNK), G (B, T, H, V) and the states at the chunk starts.
+    q, k, v have one dtype, and beta is in float32. The gradient needs L (B, T, H, CHUNK), G (B, T, H, V) and the states
+    at the chunk starts (B, H, chunks, K, V); without `keep` the last two are empty.
     """
     (B, T, H, K), V = q.shape, v.shape[-1]
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
@@ -61,7 +64,7 @@ def delta_rule_backward(
     do: Tensor,
     dS_end: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, beta and the initial state."""
+    """Return the gradients of q, k, v, beta and the initial state."""
     (B, T, H, K), V = q.shape, do.shape[-1]
     q, k, beta, do = (x.contiguous() for x in (q, k, beta, do))
     dS_end = None if dS_end is None else dS_end.contiguous()
@@ -113,7 +116,7 @@ delta_rule_op.register_autograd(_backward, setup_context=_keep)
 
 
 def _kept(v: Tensor, K: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """G and the starts, empty where they are not to be kept."""
+    """Allocate G and the states at the chunk starts; without `keep`, empty tensors."""
     B, T, H, V = v.shape if keep else (0, 0, 0, 0)
     return v.new_empty(B, T, H, V), v.new_empty(B, H, cdiv(T, CHUNK), K, V)
 
@@ -123,7 +126,7 @@ def _tile(size: int) -> int:
 
 
 def _whole(T: int, K: int, V: int) -> bool:
-    """Whether all tiles are full, so that the kernels need not ask what is outside."""
+    """Return whether all tiles are full, so that the kernels need no masks."""
     return T % CHUNK == 0 and _tile(K) == K and _tile(V) == V
 
 

@@ -1,5 +1,8 @@
-"""The delta rule on a GPU by kernels of ours that keep a head on the chip (lrnn/ops/delta_rule/kernels_short.py), as
-operators that torch.compile sees through. They are the faster ones for short sequences, and the only for float32."""
+"""torch.library operators around the Triton kernels of the delta rule that keep a head on the chip (kernels_short.py).
+
+They are faster than the long ones for short sequences, and the only ones for float32. torch.compile traces them without
+a graph break.
+"""
 
 from typing import Any
 
@@ -9,12 +12,12 @@ from triton import cdiv, next_power_of_2
 
 from lrnn.ops.delta_rule.kernels_short import backward_kernel, forward_kernel
 
-CHUNK = 16  # tokens: the least that the matrix units take
+CHUNK = 16  # tokens: the fewest that the matrix units take
 
 
 @torch.library.custom_op("lrnn::delta_rule_short", mutates_args=())
 def delta_rule_op(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Outputs (B, T, H, V) and the final state (B, H, K, V), float32; q, k, v in one dtype."""
+    """Return outputs (B, T, H, V) and the final state (B, H, K, V) in float32; q, k, v have one dtype."""
     (B, T, H, K), V = q.shape, v.shape[-1]
     o, S_end = v.new_empty(v.shape), v.new_empty(B, H, K, V, dtype=torch.float32)
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
@@ -35,7 +38,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | Non
 def delta_rule_backward(
     q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, do: Tensor, dS_end: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of q, k, v, beta and the initial state."""
+    """Return the gradients of q, k, v, beta and the initial state."""
     (B, T, H, K), V = q.shape, v.shape[-1]
     q, k, v, beta, do = (x.contiguous() for x in (q, k, v, beta, do))
     S0, dS_end = (None if x is None else x.contiguous() for x in (initial_state, dS_end))

@@ -1,1 +1,1 @@
-"""The recurrence of a diagonal linear RNN with any transitions."""
+"""The recurrence of a diagonal linear RNN, with transitions of any sign."""

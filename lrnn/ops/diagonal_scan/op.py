@@ -5,7 +5,7 @@
 Two forms of the same function:
 - `recurrent` is the specification, one token at a time;
 - `chunked` joins neighbouring stretches of 1, 2, 4, ... tokens (Hillis & Steele 1986): (a, b) followed by (a', b') is
-  (a a', a' b + b'). It takes log2(T) rounds and divides by nothing, so a may be 0 or negative.
+  (a a', a' b + b'). It takes log2(T) rounds and needs no division, so a may be 0 or negative.
 """
 
 import torch
@@ -30,7 +30,10 @@ def diagonal_scan(
         form: `recurrent`, `chunked`, or `auto`: recurrent for a single token, else chunked.
 
     Returns:
-        all states (B, T, D) and the last, held in float32 (float64 when the inputs are).
+        all states (B, T, D) and the last one (B, D), held in float32 (float64 when the inputs are).
+
+    Raises:
+        ValueError: shapes do not fit together, or T is 0.
     """
     if a.ndim != 3 or a.shape != b.shape:
         raise ValueError(f"diagonal_scan: a and b must be (B, T, D); got {tuple(a.shape)}, {tuple(b.shape)}")
@@ -42,12 +45,21 @@ def diagonal_scan(
     dtype = torch.promote_types(b.dtype, torch.float32)
     a, b = a.to(dtype), b.to(dtype)
     h = b.new_zeros(B, D) if initial_state is None else initial_state.to(dtype)
-    if choose_form("diagonal_scan", form, [b, a], modules=()) == "recurrent":
-        states = []
-        for a_t, b_t in zip(a.unbind(1), b.unbind(1), strict=True):
-            h = a_t * h + b_t
-            states.append(h)
-        return torch.stack(states, 1), h
+    chosen = choose_form("diagonal_scan", form, [b, a])
+    return (_recurrent if chosen == "recurrent" else _chunked)(a, b, h)
+
+
+def _recurrent(a: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """The specification."""
+    states = []
+    for a_t, b_t in zip(a.unbind(1), b.unbind(1), strict=True):
+        h = a_t * h + b_t
+        states.append(h)
+    return torch.stack(states, 1), h
+
+
+def _chunked(a: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    T = a.shape[1]
     a, b = torch.cat([torch.zeros_like(a[:, :1]), a], 1), torch.cat([h[:, None], b], 1)  # the start is a token too
     shift = 1
     while shift <= T:

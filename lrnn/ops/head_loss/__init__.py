@@ -1,1 +1,1 @@
-"""Cross-entropy of the head's logits, made for some tokens at a time."""
+"""Cross-entropy of the head's logits, computed for some tokens at a time."""

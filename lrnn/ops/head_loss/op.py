@@ -1,11 +1,12 @@
-"""Cross-entropy of the head's logits, a slice of the tokens at a time.
+"""Cross-entropy of the head's logits, computed for a slice of the tokens at a time.
 
     z = x W^T        loss = mean over scored tokens of logsumexp(z) - z_label
     dz = softmax(z) - onehot(label)        dx = dz W        dW = dz^T x        both / scored
 
-A large vocabulary's logits are the largest tensor of a training step: 32,768 tokens of 32,000 are 4.2 GB in float32,
-and their softmax as much again. So they are made for some thousand tokens at a time, turned into dx and dW at once, and
-forgotten: what is kept from the forward pass to the backward is as large as x and W.
+The logits of a large vocabulary are the largest tensor of a training step: for 32,768 tokens and a vocabulary of 32,000
+they take 4.2 GB in float32, and their softmax takes as much again. So the forward pass computes the logits of some
+thousand tokens at a time, computes their shares of dx and dW at once, and discards the logits. It keeps dx and dW for
+the backward pass, which are as large as x and W.
 """
 
 from typing import Any
@@ -17,17 +18,17 @@ from torch import Tensor
 from lrnn.ops.common.precision import at_least_float32, dtype_of_products
 
 IGNORE = -100
-LOGITS = 2**27  # at a time: 4,096 tokens of 32,000, half a GB in float32
+LOGITS = 2**27  # in a slice: 4,096 tokens with a vocabulary of 32,000, half a GB in float32
 
 
 def head_loss(x: Tensor, weight: Tensor, labels: Tensor, logits: int = LOGITS) -> Tensor:
-    """Mean cross-entropy (nats) of x W^T over the labels that are not -100; NaN where there is none.
+    """Compute the mean cross-entropy (nats) of x W^T over the labels that are not -100; NaN if all are -100.
 
     Args:
-        x: (batch, T, width).
-        weight: (vocab_size, width).
-        labels: (batch, T).
-        logits: how many are made at a time; up to that many, they are made whole.
+        x: hidden states, (batch, T, width).
+        weight: weight of the head, (vocab_size, width).
+        labels: token ids, (batch, T).
+        logits: number of logits in a slice; if there are no more in all, PyTorch's cross-entropy computes the loss.
     """
     x, labels = x.flatten(0, 1), labels.flatten()
     slices = -(-len(x) * len(weight) // logits)

@@ -1,1 +1,1 @@
-"""A linear map whose weight's gradient is kept in float32."""
+"""A linear map that keeps the gradient of its weight in float32."""

@@ -1,7 +1,7 @@
-"""A linear map whose weight's gradient is not rounded to 16 bits.
+"""A linear map that does not round the gradient of its weight to 16 bits.
 
-Under autocast PyTorch computes dW = dy^T x in 16 bits and then casts it to float32. The product is summed in float32
-anyway, so here it is written as such: exact to float32, and a pass over the weights less.
+Under autocast PyTorch computes dW = dy^T x in 16 bits and then casts it to float32. The matrix product accumulates in
+float32 anyway, so on a GPU this op stores its float32 result. That is more exact, and saves a pass over the weights.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from lrnn.ops.common.precision import dtype_of_products
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T for x (..., width_in) and W (width_out, width_in); under autocast in its dtype."""
+    """Compute x W^T for x (..., width_in) and W (width_out, width_in), in the dtype of autocast if it is on."""
     if not torch.is_autocast_enabled(x.device.type):
         return F.linear(x, weight)
     return _Linear.apply(x.to(dtype_of_products(x)), weight)

@@ -1,1 +1,1 @@
-"""The RMS norm, alone and after the sum with the residual stream."""
+"""The RMS norm, alone and after a residual connection."""

@@ -1,11 +1,10 @@
-"""The RMS norm, and the sum and the norm between blocks, on a GPU: Triton kernels, with the glossary of
-lrnn/ops/norm/op.py.
+"""Triton kernels of the RMS norm, alone and after a residual connection, with the glossary of lrnn/ops/norm/op.py.
 
-Of n = s / sqrt(mean(s^2) + eps) and g = w dh the gradient is
+With n = s / sqrt(mean(s^2) + eps) and g = w dh the gradients are
 
     dx = dy = ds + (g - n mean(n g)) / sqrt(mean(s^2) + eps)        dw = sum_t n dh
 
-A program holds some rows, whole, in registers. Without y, s is x.
+A program holds some whole rows in registers. Without y, s is x.
 """
 
 import triton
@@ -14,13 +13,13 @@ import triton.language as tl
 
 @triton.jit
 def _inverse_size(s, eps, D: tl.constexpr):
-    """1 / sqrt(mean(s^2) + eps) of rows s (BR, BD) that are zero beyond D: (BR, 1)."""
+    """Return 1 / sqrt(mean(s^2) + eps), (BR, 1), for rows s (BR, BD) that are zero beyond D."""
     return tl.rsqrt(tl.sum(s * s, 1) / D + eps)[:, None]
 
 
 @triton.jit(do_not_specialize=["rows"])
 def forward_kernel(x, y, w, s, h, rows, eps, HAS_Y: tl.constexpr, D: tl.constexpr, BR: tl.constexpr, BD: tl.constexpr):
-    """x, y, s, h (rows, D), w (D,); BR rows a program."""
+    """Shapes: x, y, s, h (rows, D), w (D,). A program takes BR rows."""
     row, d = tl.program_id(0) * BR + tl.arange(0, BR)[:, None], tl.arange(0, BD)[None, :]
     at, inside = row.to(tl.int64) * D + d, (row < rows) & (d < D)
     s_r = tl.load(x + at, inside, 0.0).to(tl.float32)
@@ -37,7 +36,10 @@ def backward_kernel(
     s, w, ds, dh, dx, dy, dw, rows, eps, HAS_DS: tl.constexpr, HAS_Y: tl.constexpr, D: tl.constexpr, BR: tl.constexpr,
     BD: tl.constexpr,
 ):  # fmt: skip
-    """As above; dw (programs, D) are shares, to be summed. A program takes every so many rows, BR at a time."""
+    """Shapes: as above; dw (programs, D) holds one share for each program, which the caller sums.
+
+    A program takes BR rows at a time, and then skips those of the other programs.
+    """
     d = tl.arange(0, BD)[None, :]
     w_d = tl.load(w + d, d < D, 0.0).to(tl.float32)
     dw_rows = tl.zeros((BR, BD), tl.float32)

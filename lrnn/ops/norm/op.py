@@ -1,35 +1,37 @@
-"""The RMS norm, and the sum and the norm between the blocks of a network: what a branch gave is added to the residual
-stream, and what the next branch reads is the norm of the sum.
+"""The RMS norm, alone and after a residual connection.
+
+Between the blocks of a network, the output y of a branch is added to the residual stream x, and the next branch reads
+the norm h of the sum s.
 
     s = x + y        h = s / sqrt(mean(s^2) + eps) * w
 
-Forms (lrnn/ops/common/form.py): PyTorch's, and on a GPU one kernel each way (operators.py), as everything here
-is limited by memory: the stream is read and written once.
+Forms (lrnn/ops/common/form.py): PyTorch, and on a GPU one kernel forward and one backward (operators.py). The op is
+limited by memory bandwidth, and the kernels read and write the residual stream once.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrnn.ops.common.form import Form, choose_form
+from lrnn.ops.common.form import Form, Kernel, choose_form
 from lrnn.ops.common.precision import at_least_float32, dtype_of_products
 
-KERNELS = ("lrnn.ops.norm.operators",)
+KERNEL = Kernel("triton", "lrnn.ops.norm.operators")
 
 
 def add_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, *, form: Form = "auto") -> tuple[Tensor, Tensor]:
-    """Add the branch y to the residual stream x, and normalise.
+    """Add the output y of a branch to the residual stream x, and normalise the sum.
 
     Args:
-        x, y: (batch, T, D); y may be narrower than x, which sets the dtype of the sum.
-        weight: (D,).
+        x, y: (batch, T, D); y may have fewer bits than x, which sets the dtype of the sum.
+        weight: scale of the norm, (D,).
         eps: added to the mean square.
-        form: `auto`, `chunked`, `recurrent` (here the same) or `triton`.
+        form: `auto`, `recurrent`, `chunked` (the same PyTorch code here) or `triton`.
 
     Returns:
-        s (batch, T, D) in the dtype of x, and h (batch, T, D), which matrix products read, in theirs.
+        s (batch, T, D) in the dtype of x, and h (batch, T, D) in the dtype of matrix products, which read it.
     """
     dtype = dtype_of_products(x)
-    if choose_form("add_norm", form, [x, y, weight], KERNELS) == "triton":
+    if choose_form("add_norm", form, [x, y, weight], pytorch=("pytorch",), kernel=KERNEL) == "triton":
         from lrnn.ops.norm.operators import add_norm_op
 
         return add_norm_op(x, y, weight, eps, dtype)
@@ -38,8 +40,18 @@ def add_norm(x: Tensor, y: Tensor, weight: Tensor, eps: float, *, form: Form = "
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, *, form: Form = "auto") -> Tensor:
-    """x (batch, T, ..., D) / sqrt(mean(x^2) + eps) * weight (D,), computed in float32 at least, in the dtype of x."""
-    if choose_form("rms_norm", form, [x, weight], KERNELS) == "triton":
+    """Normalise x: x / sqrt(mean(x^2) + eps) * weight.
+
+    Args:
+        x: (batch, T, ..., D); the mean is over D.
+        weight: scale of the norm, (D,).
+        eps: added to the mean square.
+        form: `auto`, `recurrent`, `chunked` (the same PyTorch code here) or `triton`.
+
+    Returns:
+        (batch, T, ..., D) in the dtype of x, computed in float32 at least.
+    """
+    if choose_form("rms_norm", form, [x, weight], pytorch=("pytorch",), kernel=KERNEL) == "triton":
         from lrnn.ops.norm.operators import rms_norm_op
 
         return rms_norm_op(x, weight, eps)

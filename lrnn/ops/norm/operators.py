@@ -1,5 +1,4 @@
-"""The RMS norm, and the sum and the norm between blocks, on a GPU, as operators that torch.compile sees through; the
-kernels are in lrnn/ops/norm/kernels.py."""
+"""torch.library operators around the Triton kernels of the RMS norm (kernels.py), which torch.compile can trace."""
 
 from typing import Any
 
@@ -9,13 +8,13 @@ from triton import cdiv, next_power_of_2
 
 from lrnn.ops.norm.kernels import backward_kernel, forward_kernel
 
-TILE = 2048  # numbers a program holds at a time: rows of the stream, at least one
-PROGRAMS = 512  # of the gradient: each leaves a share of the weight's
+TILE = 2048  # numbers that a program holds at a time: whole rows of the residual stream, at least one
+PROGRAMS = 512  # of the backward kernel: each writes its share of the gradient of the weight
 
 
 @torch.library.custom_op("lrnn::add_norm", mutates_args=())
 def add_norm_op(x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """s = x + y (..., D) in the dtype of x, and its norm in `dtype`."""
+    """Return s = x + y (..., D) in the dtype of x, and its norm in `dtype`."""
     x, y, (rows, sizes) = x.contiguous(), y.contiguous(), _sizes(x)
     s, h = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
     forward_kernel[(cdiv(rows, sizes["BR"]),)](x, y, weight, s, h, rows, eps, HAS_Y=True, **sizes)
@@ -31,7 +30,7 @@ def _(x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> t
 def add_norm_backward(
     s: Tensor, weight: Tensor, ds: Tensor | None, dh: Tensor, eps: float, y_dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, y and weight."""
+    """Return the gradients of x, y and weight."""
     s, dy = s.contiguous(), s.new_empty(s.shape, dtype=y_dtype)
     dx, dweight = _gradients(s, weight, None if ds is None else ds.contiguous(), dh, eps, dy)
     return dx, dy, dweight
@@ -63,7 +62,7 @@ add_norm_op.register_autograd(_backward, setup_context=_keep)
 
 @torch.library.custom_op("lrnn::rms_norm", mutates_args=())
 def rms_norm_op(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The norm of x (..., D), in its dtype."""
+    """Return the norm of x (..., D), in the dtype of x."""
     x, (rows, sizes) = x.contiguous(), _sizes(x)
     h = torch.empty_like(x)
     forward_kernel[(cdiv(rows, sizes["BR"]),)](x, None, weight, None, h, rows, eps, HAS_Y=False, **sizes)
@@ -77,7 +76,7 @@ def _(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @torch.library.custom_op("lrnn::rms_norm_backward", mutates_args=())
 def rms_norm_backward(x: Tensor, weight: Tensor, dh: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The gradients of x and weight."""
+    """Return the gradients of x and weight."""
     return _gradients(x.contiguous(), weight, None, dh, eps, None)
 
 
@@ -101,7 +100,7 @@ rms_norm_op.register_autograd(_norm_backward, setup_context=_keep_norm)
 def _gradients(
     s: Tensor, weight: Tensor, ds: Tensor | None, dh: Tensor, eps: float, dy: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of x, which are also written to `dy`, and of weight."""
+    """Return the gradients of x, which are also written to `dy`, and of weight."""
     rows, sizes = _sizes(s)
     dx, programs = torch.empty_like(s), min(PROGRAMS, cdiv(rows, sizes["BR"]))
     dweight = s.new_empty(programs, s.shape[-1], dtype=torch.float32)
@@ -112,7 +111,7 @@ def _gradients(
 
 
 def _sizes(x: Tensor) -> tuple[int, dict[str, int]]:
-    """The rows of x (..., D), and the kernels' sizes."""
+    """Return the number of rows of x (..., D), and the sizes for the kernels."""
     D = x.shape[-1]
     BD = next_power_of_2(D)
     return x.numel() // D, {"D": D, "BD": BD, "BR": max(1, TILE // BD), "num_warps": 4 if BD <= TILE else 8}

@@ -1,7 +1,7 @@
-"""The convolution before the delta rule on a GPU: Triton kernels, with the glossary of lrnn/ops/qkv_convolution/op.py.
+"""Triton kernels of the convolution of q, k and v, with the glossary of lrnn/ops/qkv_convolution/op.py.
 
-As in lrnn/ops/short_convolution/kernels.py a program takes some channels through BT tokens, here those of R heads of
-q, k or v, so that it can divide by their length; the gradient computes z and the length once more:
+As in lrnn/ops/short_convolution/kernels.py, a program walks some channels through BT tokens. Here they are the channels
+of R heads of q, k or v, so that the program can divide by their length. The gradient recomputes z and the length:
 
     dy_t = (r_t / |y_t|) (dq_t - y_t (y_t . dq_t) / |y_t|^2)     for q_t = r_t y_t / |y_t|, and for v dy_t = dv_t
     dz_t = dy_t SiLU'(z_t)      dx_t = sum_j w_j dz_{t+(K-1)-j}      dw_j = sum_t dz_t x_{t-(K-1)+j}
@@ -13,12 +13,12 @@ import triton.language as tl
 from lrnn.ops.common.exponential import silu
 from lrnn.ops.short_convolution.kernels import as_float32, load_tokens, load_weights, newest
 
-SHORTEST = tl.constexpr(1e-24)  # squared length that is divided by, as in PyTorch's normalize
+SHORTEST = tl.constexpr(1e-24)  # smallest squared length to divide by, as in PyTorch's normalize
 
 
 @triton.jit
 def _one_of(part, q, k, v):
-    """The pointer to part 0, 1 or 2."""
+    """Return the pointer to part 0, 1 or 2: q, k or v."""
     if part == 0:
         x = q
     elif part == 1:
@@ -30,13 +30,13 @@ def _one_of(part, q, k, v):
 
 @triton.jit
 def _inverse_length(y):
-    """Of each head of y (R, BD): (R, 1)."""
+    """Return 1 / |y|, (R, 1), for each head of y (R, BD)."""
     return tl.rsqrt(tl.maximum(tl.sum(y * y, 1), SHORTEST))[:, None]
 
 
 @triton.jit
 def _channels(D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr):
-    """Of R heads, (R, BD); R D stands for none, where D is not a power of two."""
+    """Return the channels of R heads, (R, BD); R D marks the columns beyond D, which hold no channel."""
     r, d = tl.arange(0, R)[:, None], tl.arange(0, BD)[None, :]
     c = r * D + d
     if D < BD:
@@ -46,13 +46,13 @@ def _channels(D: tl.constexpr, R: tl.constexpr, BD: tl.constexpr):
 
 @triton.jit
 def _length(part, D: tl.constexpr):
-    """Of q or k."""
+    """Target length: D^-1/2 for q, 1 for k."""
     return tl.where(part == 0, D**-0.5, 1.0)
 
 
 @triton.jit
 def _normalize(part, y, D: tl.constexpr):
-    """q, k or v of y (R, BD); v is y as it is."""
+    """Return q, k or v, made from y (R, BD); v is y itself."""
     if part < 2:
         y *= _inverse_length(y) * _length(part, D)
     return y
@@ -60,7 +60,7 @@ def _normalize(part, y, D: tl.constexpr):
 
 @triton.jit
 def _normalize_gradient(part, y, dy, D: tl.constexpr):
-    """The gradient of y, from that of q, k or v."""
+    """Return the gradient of y, given that of q, k or v as `dy`."""
     if part < 2:
         r = _inverse_length(y)
         along = r * r * tl.sum(y * dy, 1)[:, None]
@@ -73,7 +73,10 @@ def forward_kernel(
     x, w, q, k, v, k_square, T, stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
     R: tl.constexpr, BD: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """x (batch, T, 3 H D) with rows `stride` apart, w (3 H D, K); q, k, v (batch, T, H, D); k_square (batch, T, H)."""
+    """Shapes: x (batch, T, 3 H D) with rows `stride` apart, w (3 H D, K).
+
+    q, k, v (batch, T, H, D), k_square (batch, T, H).
+    """
     heads = tl.program_id(0) * R
     head, part = heads % H, heads // H
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
@@ -104,9 +107,9 @@ def backward_kernel(
     x, w, dq, dk, dv, dx, dw, T, stride, dx_stride, H: tl.constexpr, D: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
     R: tl.constexpr, BD: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """As above; dx (batch, T, 3 H D) with rows `dx_stride` apart.
+    """Shapes: as above; dx (batch, T, 3 H D) with rows `dx_stride` apart, dw (batch, blocks of tokens, K, 3 H D).
 
-    dw (batch, blocks of tokens, K, 3 H D) are shares, to be summed.
+    dw holds one share for each program, which the caller sums.
     """
     heads = tl.program_id(0) * R
     head, part = heads % H, heads // H
@@ -137,7 +140,7 @@ def backward_kernel(
             y, slope = silu(z)
             dz = _normalize_gradient(part, y, dy, D) * slope
             dzs = newest(dz, dzs)
-            dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
+            dz = tl.where(t < first + BT, dz, 0.0)  # the tokens after it belong to the next program
             dx_t, sums = tl.zeros((R, BD), tl.float32), ()
             for j in tl.static_range(K):
                 sums += (dws[j] + dz * xs[j],)

@@ -1,5 +1,7 @@
-"""The convolution before the delta rule on a GPU, as operators that torch.compile sees through; the kernels are in
-lrnn/ops/qkv_convolution/kernels.py."""
+"""torch.library operators around the Triton kernels of the convolution of q, k and v (kernels.py).
+
+torch.compile traces them without a graph break.
+"""
 
 from math import gcd
 from typing import Any
@@ -11,16 +13,16 @@ from triton import cdiv, next_power_of_2
 from lrnn.ops.qkv_convolution.kernels import backward_kernel, forward_kernel
 from lrnn.ops.short_convolution.operators import ANY_STRIDES, evenly_spaced_rows
 
-# channels a program (those of whole heads, of one at least), its tokens, and how many it reads at once
+# for each program: channels (of whole heads, at least one), tokens, and tokens that it reads at once
 FORWARD = {"channels": 128, "BT": 32, "GROUP": 4, "num_warps": 1}
 BACKWARD = {"channels": 128, "BT": 64, "GROUP": 4, "num_warps": 1}
 
 
 @torch.library.custom_op("lrnn::qkv_convolution", mutates_args=(), tags=ANY_STRIDES)
 def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v (batch, T, H, D), |k|^2 (batch, T, H) and the rest of x (batch, T, 3 H D + R) after zeros.
+    """Return q, k, v (batch, T, H, D), |k|^2 (batch, T, H) and the other channels (batch, T, R).
 
-    The weight is (3 H D, K).
+    x is (batch, T, 3 H D + R), with zeros before its start, and the weight is (3 H D, K).
     """
     batch, T, _ = x.shape
     x, weight = evenly_spaced_rows(x), weight.contiguous()
@@ -42,7 +44,7 @@ def _(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Te
 def qkv_convolution_backward(
     x: Tensor, weight: Tensor, dq: Tensor, dk: Tensor, dv: Tensor, drest: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of x and weight."""
+    """Return the gradients of x and weight."""
     (batch, T, _), (C, K), sizes = x.shape, weight.shape, _sizes(dq, weight, **BACKWARD)
     x, weight = evenly_spaced_rows(x), weight.contiguous()
     dq, dk, dv = dq.contiguous(), dk.contiguous(), dv.contiguous()
@@ -72,14 +74,14 @@ qkv_convolution_op.register_autograd(_backward, setup_context=_keep)
 
 
 def _outputs(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v, |k|^2 and the rest, empty."""
+    """Allocate q, k, v, |k|^2 and the other channels."""
     (batch, T, channels), C = x.shape, len(weight)
     q, k, v = (x.new_empty(batch, T, heads, C // (3 * heads)) for _ in range(3))
     return q, k, v, x.new_empty(batch, T, heads, dtype=torch.float32), x.new_empty(batch, T, channels - C)
 
 
 def _sizes(q: Tensor, weight: Tensor, channels: int, **options: int) -> dict[str, int]:
-    """The kernels' sizes for q (batch, T, H, D) and the weight (3 H D, K); a program takes R heads."""
+    """Return the sizes for the kernels, for q (batch, T, H, D) and the weight (3 H D, K); a program takes R heads."""
     H, D = q.shape[2:]
     BD = next_power_of_2(D)
     R = gcd(H, max(1, channels // BD))

@@ -1,20 +1,20 @@
-"""The selective scan on a GPU: Triton kernels, with the glossary of lrnn/ops/selective_scan/op.py.
+"""Triton kernels of the selective scan, with the glossary of lrnn/ops/selective_scan/op.py.
 
 A program holds the states of one sequence and BD channels, a (BN, BD) tile of registers, and walks along time, GROUP
-tokens at a time. Nothing of size (batch, T, D, N) is kept.
+tokens at a time. No tensor of size (batch, T, D, N) is stored.
 
-    forward    y, and for the gradient the states at the starts of chunks of CHUNK tokens.
-    adjoint    back from the end, the gradient g of the state at the end of each chunk:
+    forward    computes y, and for the gradient the states at the starts of chunks of CHUNK tokens.
+    adjoint    runs back from the end and computes the gradient g of the state at the end of each chunk:
                    g_{t-1} = a_t (g_t + C_t dy_t)
-    backward   all chunks at once. The states of a chunk are computed once more from its start, those at the starts
-               of its groups noted in a scratch buffer of the program's own, small enough for the L2 cache. Then
-               group by group from the end, with a group's states in registers, and g_t now including C_t dy_t:
+    backward   runs for all chunks at once. It recomputes the states of a chunk from its start, and stores those at the
+               starts of its groups in a scratch buffer for each program, small enough for the L2 cache. Then it takes
+               the groups from the end, with the states of a group in registers; g_t now includes C_t dy_t:
                    dC_t = sum_d h_t dy_t      dB_t = sum_d g_t dt_t u_t      d(dt_t u_t) = sum_n g_t B_t
                    d(dt_t A) = g_t h_{t-1} s exp(dt_t A)
 
-A transition may be 0 or negative, so a state is computed again rather than divided by one. Tokens past the end read
-as dt = 0, which leaves a state as it is. Inside this file states are (N, D), with N padded to whole
-launches of BN.
+A transition may be 0 or negative, so the kernels recompute a state rather than divide by a transition. Tokens past the
+end read as dt = 0, which does not change a state. In this file states are (N, D), and N is padded to whole launches of
+BN.
 """
 
 import triton
@@ -25,7 +25,7 @@ from lrnn.ops.common.exponential import LOG2E
 
 @triton.jit
 def _channels(x, left, D: tl.constexpr, d, d_in, GROUP: tl.constexpr):
-    """GROUP tokens of x (T, D): BD channels each, in float32; zeros where no token is left."""
+    """Load GROUP tokens of x (T, D): BD channels each, in float32; zeros where no token is left."""
     rows = ()
     for i in tl.static_range(GROUP):
         rows += (tl.load(x + i * D + d, d_in & (i < left), 0.0).to(tl.float32),)
@@ -34,13 +34,13 @@ def _channels(x, left, D: tl.constexpr, d, d_in, GROUP: tl.constexpr):
 
 @triton.jit
 def _vector(x, i, left, N: tl.constexpr, n):
-    """Token i of x (T, N): BN states; zeros where no token is left."""
+    """Load token i of x (T, N): BN states; zeros where no token is left."""
     return tl.load(x + i * N + n, (n < N) & (i < left), 0.0)
 
 
 @triton.jit
 def _decay(dt, A2, S: tl.constexpr):
-    """s exp(dt A), (BN, BD), of a token; A2 = A log2(e) is (BN, BD), dt (BD,)."""
+    """Return s exp(dt A), (BN, BD), for a token; A2 = A log2(e) is (BN, BD), dt (BD,)."""
     power = dt[None, :] * A2
     if S == 2:
         power += 1
@@ -49,7 +49,7 @@ def _decay(dt, A2, S: tl.constexpr):
 
 @triton.jit
 def _step(h, u, dt, A2, B, S: tl.constexpr):
-    """The state (BN, BD) after a token, a h + dt u B; u and dt are (BD,), B (BN,)."""
+    """Return the state (BN, BD) after a token, a h + dt u B; u and dt are (BD,), B (BN,)."""
     rest = (dt * u)[None, :] * B[:, None]
     if S == 2:  # a = decay - 1; as many instructions as for s = 1
         rest -= h
@@ -58,7 +58,7 @@ def _step(h, u, dt, A2, B, S: tl.constexpr):
 
 @triton.jit
 def _step_back(g, decay, S: tl.constexpr):
-    """a g, where a is the decay less s - 1."""
+    """Return a g, where a = decay - (s - 1)."""
     return decay * g - g if S == 2 else decay * g
 
 
@@ -68,7 +68,10 @@ def forward_kernel(
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     HAS_H0: tl.constexpr, KEEP_STARTS: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
-    """u, dt, y (batch, T, D); A (N, D); B, C (batch, T, N); h0, h_end (batch, N, D); starts (batch, chunks, N, D)."""
+    """Shapes: u, dt, y (batch, T, D); A (N, D); B, C (batch, T, N); h0, h_end (batch, N, D).
+
+    starts is (batch, chunks, N, D).
+    """
     b, n = tl.program_id(1).to(tl.int64), n0 + tl.arange(0, BN)
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     d_in = d < D
@@ -85,14 +88,14 @@ def forward_kernel(
         h = tl.load(h0 + b * N * D + tile, tile_in, 0.0)
     us, dts = _channels(u, T, D, d, d_in, GROUP), _channels(dt, T, D, d, d_in, GROUP)
     for t in range(0, T, GROUP):
-        if KEEP_STARTS:  # noqa: SIM102  the compiler leaves it out; the other is for the GPU to decide
+        if KEEP_STARTS:  # noqa: SIM102  decided when compiling; the inner condition is decided on the GPU
             if t % CHUNK == 0:
                 tl.store(starts + tile, h, tile_in)
                 starts += N * D
         left = T - t
         u += GROUP * D
         dt += GROUP * D
-        # the next group's loads are under way while this one is computed
+        # the loads of the next group run while this group is computed
         us_next = _channels(u, left - GROUP, D, d, d_in, GROUP)
         dts_next = _channels(dt, left - GROUP, D, d, d_in, GROUP)
         ys = ()
@@ -117,7 +120,7 @@ def adjoint_kernel(
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     HAS_DH: tl.constexpr,
 ):  # fmt: skip
-    """As above; dh_end (batch, N, D), ends (batch, chunks, N, D)."""
+    """Shapes: as above; dh_end (batch, N, D), ends (batch, chunks, N, D)."""
     b, n = tl.program_id(1).to(tl.int64), n0 + tl.arange(0, BN)
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     d_in = d < D
@@ -149,9 +152,10 @@ def backward_kernel(
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     HAS_ENDS: tl.constexpr, ACCUMULATE: tl.constexpr,
 ):  # fmt: skip
-    """As above; dA (batch, chunks, N, D) and dB, dC (batch, blocks of channels, T, N) are shares, to be summed.
+    """Shapes: as above; dA (batch, chunks, N, D), dB and dC (batch, blocks of channels, T, N).
 
-    An item of work is a sequence, a chunk of it and a block of channels; scratch is (programs, groups, BN, BD).
+    dA, dB and dC hold shares, which the caller sums. An item of work is a chunk of a sequence and a block of channels.
+    scratch is (programs, groups, BN, BD).
     """
     blocks: tl.constexpr = tl.cdiv(D, BD)
     chunks = tl.cdiv(T, CHUNK)

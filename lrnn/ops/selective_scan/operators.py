@@ -1,5 +1,7 @@
-"""The selective scan on a GPU, as operators that torch.compile sees through; the kernels are in
-lrnn/ops/selective_scan/kernels.py. States are (N, D) here, as there."""
+"""torch.library operators around the Triton kernels of the selective scan (kernels.py).
+
+States are (N, D), as in the kernels. torch.compile traces the operators without a graph break.
+"""
 
 from typing import Any
 
@@ -10,20 +12,20 @@ from triton import cdiv, next_power_of_2
 
 from lrnn.ops.selective_scan.kernels import adjoint_kernel, backward_kernel, forward_kernel
 
-STATES = 16  # a launch; more are summed over launches
+STATES = 16  # for each launch; with more states, outputs are summed over launches
 CHUNK = 64
-# the fastest of some ten each, measured on an H100: channels a program (BD), tokens a group, registers a thread
+# channels of a program (BD), tokens of a group, registers of a thread: the fastest of some ten choices on an H100
 FORWARD = {"BD": 16, "GROUP": 8}
 ADJOINT = {"BD": 8, "GROUP": 8}
 BACKWARD = {"BD": 16, "GROUP": 2, "maxnreg": 128}
-PROGRAMS_PER_PROCESSOR = 16  # of the backward pass: as many as its registers leave room for
+PROGRAMS_PER_PROCESSOR = 16  # in the backward pass: as many as the registers of a processor allow
 
 
 @torch.library.custom_op("lrnn::selective_scan", mutates_args=())
 def selective_scan_op(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, s: int, keep_starts: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y (batch, T, D), the final state (batch, N, D) and the states at the chunk starts (batch, chunks, N, D)."""
+    """Return y (batch, T, D), the final state (batch, N, D) and the chunk starts (batch, chunks, N, D)."""
     (batch, T, D), N = u.shape, A.shape[0]
     BN, padded_N = _tiles(N)
     y = u.new_empty(u.shape, dtype=u.dtype if padded_N == BN else torch.float32)
@@ -61,7 +63,7 @@ def selective_scan_backward(
     dh_end: Tensor | None,
     s: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The gradients of u, dt, A, B, C and the initial state."""
+    """Return the gradients of u, dt, A, B, C and the initial state."""
     types = u.dtype, dt.dtype, A.dtype, B.dtype, C.dtype
     (batch, T, D), N = u.shape, A.shape[0]
     BN, padded_N = _tiles(N)
@@ -77,7 +79,7 @@ def selective_scan_backward(
 
     du, ddt = (u.new_empty(u.shape, dtype=x if padded_N == BN else torch.float32) for x in types[:2])
     dA, dh0 = buffer(batch, chunks, padded_N, D), buffer(batch, padded_N, D)
-    ends = torch.empty_like(starts) if chunks > 1 else dh_end  # of a single chunk, the end of the sequence
+    ends = torch.empty_like(starts) if chunks > 1 else dh_end  # a single chunk ends where the sequence does
     dB, dC = (buffer(batch, blocks, T, padded_N) for _ in range(2))
     scratch = buffer(programs, CHUNK // BACKWARD["GROUP"], BN, BACKWARD["BD"])
     sizes = {"D": D, "N": padded_N, "S": s, "BN": BN, "CHUNK": CHUNK, "num_warps": 1}
@@ -130,11 +132,11 @@ selective_scan_op.register_autograd(_backward, setup_context=_keep)
 
 
 def _tiles(N: int) -> tuple[int, int]:
-    """States a launch, and N rounded up to whole launches."""
+    """Return the number of states in a launch, and N rounded up to whole launches."""
     BN = min(STATES, next_power_of_2(N))
     return BN, cdiv(N, BN) * BN
 
 
 def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
-    """x (..., R, C) in float32, contiguous, with zeros up to (..., rows, columns)."""
+    """Return x (..., R, C) in float32, contiguous and padded with zeros to (..., rows, columns)."""
     return F.pad(x.float(), (0, columns - x.shape[-1], 0, rows - x.shape[-2])).contiguous()

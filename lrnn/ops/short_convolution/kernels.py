@@ -1,8 +1,8 @@
-"""The short convolution on a GPU: Triton kernels, with the glossary of lrnn/ops/short_convolution/op.py.
+"""Triton kernels of the short convolution, with the glossary of lrnn/ops/short_convolution/op.py.
 
-The work is limited by memory: a thread takes some channels through BT tokens, with the last K tokens in registers, so
-that each is read once (but for the K - 1 at the edges), and GROUP tokens on their way while as many are worked on. The
-gradient computes z once more instead of keeping it:
+The op is limited by memory bandwidth. A thread walks some channels through BT tokens and holds the last K of them in
+registers, so that it reads each token once, except for K - 1 at the edges. It loads the next GROUP tokens while it
+computes with the current ones. The gradient recomputes z:
 
     dz_t = dy_t SiLU'(z_t)      dx_t = sum_j w_j dz_{t+(K-1)-j}      dw_j = sum_t dz_t x_{t-(K-1)+j}
 """
@@ -15,7 +15,7 @@ from lrnn.ops.common.exponential import silu
 
 @triton.jit
 def load_tokens(x, t, T, stride, c, C: tl.constexpr, N: tl.constexpr):
-    """Tokens t to t + N - 1 of x (T, C) at channels c, as a tuple; zeros before the start and past the end."""
+    """Return tokens t to t + N - 1 of x (T, C) at channels c, as a tuple; zeros before the start and past the end."""
     tokens = ()
     for i in tl.static_range(N):
         tokens += (tl.load(x + (t + i) * stride + c, (t + i >= 0) & (t + i < T) & (c < C), 0.0),)
@@ -24,7 +24,7 @@ def load_tokens(x, t, T, stride, c, C: tl.constexpr, N: tl.constexpr):
 
 @triton.jit
 def load_weights(w, bias, c, C: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.constexpr):
-    """The taps as a tuple, and the bias: (BC,) each, in float32."""
+    """Return the taps as a tuple, and the bias: (BC,) each, in float32."""
     taps = ()
     for j in tl.static_range(K):
         taps += (tl.load(w + c * K + j, c < C, 0.0).to(tl.float32),)
@@ -36,7 +36,7 @@ def load_weights(w, bias, c, C: tl.constexpr, K: tl.constexpr, HAS_BIAS: tl.cons
 
 @triton.jit
 def as_float32(xs):
-    """The tokens once converted, rather than at each use."""
+    """Convert the tokens once, rather than at each use."""
     converted = ()
     for j in tl.static_range(len(xs)):
         converted += (xs[j].to(tl.float32),)
@@ -45,7 +45,7 @@ def as_float32(xs):
 
 @triton.jit
 def newest(x, past):
-    """The tokens (oldest, ..., newest) after x has come."""
+    """Append x to the tokens (oldest, ..., newest), and drop the oldest."""
     kept = ()
     for j in tl.static_range(1, len(past)):
         kept += (past[j],)
@@ -58,7 +58,7 @@ def forward_kernel(
     x, w, bias, y, T, stride, C: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
     HAS_BIAS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """x (batch, T, C) with rows `stride` apart, w (C, K), bias (C,), y (batch, T, C)."""
+    """Shapes: x (batch, T, C) with rows `stride` apart, w (C, K), bias (C,), y (batch, T, C)."""
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
     c = tl.program_id(0) * BC + tl.arange(0, BC)
     x += b * T * stride
@@ -82,7 +82,10 @@ def backward_kernel(
     x, w, bias, dy, dx, dw, dbias, T, stride, C: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BC: tl.constexpr,
     HAS_BIAS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """As above; dw (batch, blocks of tokens, K, C) and dbias (batch, blocks of tokens, C) are shares, to be summed."""
+    """Shapes: as above; dw (batch, blocks of tokens, K, C) and dbias (batch, blocks of tokens, C).
+
+    dw and dbias hold one share for each program, which the caller sums.
+    """
     b, first = tl.program_id(2).to(tl.int64), tl.program_id(1) * BT
     share = b * tl.num_programs(1) + tl.program_id(1)
     c = tl.program_id(0) * BC + tl.arange(0, BC)
@@ -108,7 +111,7 @@ def backward_kernel(
                 z += taps[j] * xs[j]
             dz = dy_t * silu(z)[1]
             dzs = newest(dz, dzs)
-            dz = tl.where(t < first + BT, dz, 0.0)  # the others are the next program's
+            dz = tl.where(t < first + BT, dz, 0.0)  # the tokens after it belong to the next program
             dbias_sum += dz
             dx_t, sums = tl.zeros((BC,), tl.float32), ()
             for j in tl.static_range(K):

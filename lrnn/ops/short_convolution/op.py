@@ -1,18 +1,18 @@
-"""The short convolution: every channel's last K tokens, weighted, and SiLU. It stands before the recurrences.
+"""The short convolution before a recurrence: a weighted sum of the last K tokens of each channel, and SiLU.
 
     z_t = bias + sum_j w_j x_{t-(K-1)+j}        y_t = z_t sigmoid(z_t)
 
-Forms (lrnn/ops/common/form.py): PyTorch's, a sum of shifted products (on a CPU faster than conv1d, which wants channels
-first), and on a GPU one kernel each way (lrnn/ops/short_convolution/operators.py).
+Forms (lrnn/ops/common/form.py): PyTorch, as a sum of shifted products (faster on a CPU than conv1d, which needs
+channels first), and on a GPU one kernel forward and one backward (operators.py).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrnn.ops.common.form import Form, choose_form
+from lrnn.ops.common.form import Form, Kernel, choose_form
 
-KERNELS = ("lrnn.ops.short_convolution.operators",)
+KERNEL = Kernel("triton", "lrnn.ops.short_convolution.operators")
 
 
 def short_convolution(
@@ -22,17 +22,17 @@ def short_convolution(
 
     Args:
         x: (batch, T, C).
-        weight: (C, K), its last tap on the current token.
+        weight: (C, K); the last of the K taps is for the current token.
         bias: (C,).
-        state: the K - 1 tokens before, (batch, K - 1, C); zeros when absent.
-        form: `auto`, `chunked`, `recurrent` (here the same) or `triton`.
+        state: the K - 1 tokens before these, (batch, K - 1, C); zeros when absent.
+        form: `auto`, `recurrent`, `chunked` (the same PyTorch code here) or `triton`.
 
     Returns:
-        y (batch, T, C) in the dtype of x, and the state after its last token.
+        y (batch, T, C) in the dtype of x, and the state after the last token.
     """
     taps = weight.shape[1]
     tensors = [x, weight] if bias is None else [x, weight, bias]
-    if choose_form("short_convolution", form, tensors, KERNELS) == "triton":
+    if choose_form("short_convolution", form, tensors, pytorch=("pytorch",), kernel=KERNEL) == "triton":
         from lrnn.ops.short_convolution.operators import short_convolution_op
 
         if state is None:
@@ -52,6 +52,6 @@ def short_convolution(
 
 
 def last_tokens(x: Tensor, tokens: int) -> Tensor:
-    """The last tokens of x (batch, T, C), with zeros before its start."""
+    """Return the last `tokens` tokens of x (batch, T, C), with zeros before its start."""
     missing = max(0, tokens - x.shape[1])
     return F.pad(x[:, x.shape[1] - tokens + missing :], (0, 0, missing, 0))

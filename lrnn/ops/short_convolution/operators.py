@@ -1,5 +1,7 @@
-"""The short convolution on a GPU, as operators that torch.compile sees through; the kernels are in
-lrnn/ops/short_convolution/kernels.py."""
+"""torch.library operators around the Triton kernels of the short convolution (kernels.py).
+
+torch.compile traces them without a graph break.
+"""
 
 from typing import Any
 
@@ -9,16 +11,16 @@ from triton import cdiv
 
 from lrnn.ops.short_convolution.kernels import backward_kernel, forward_kernel
 
-# tokens and channels a program, and how many tokens it reads at once
+# for each program: tokens, channels, and tokens that it reads at once
 FORWARD = {"BT": 64, "BC": 256, "GROUP": 4, "num_warps": 2}
 BACKWARD = {"BT": 128, "BC": 256, "GROUP": 4, "num_warps": 2}
-# a compiler that pads the rows of x, a projection, would copy them back into dense ones otherwise
+# without this tag a compiler that pads the rows of x, a projection, would copy them into dense rows first
 ANY_STRIDES = (torch.Tag.flexible_layout,)
 
 
 @torch.library.custom_op("lrnn::short_convolution", mutates_args=(), tags=ANY_STRIDES)
 def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """SiLU of the convolution of x (batch, T, C) with zeros before its start; weight (C, K), bias (C,)."""
+    """Return SiLU of the convolution of x (batch, T, C), with zeros before its start; weight (C, K), bias (C,)."""
     batch, T, C = x.shape
     x, weight = evenly_spaced_rows(x), weight.contiguous()
     y = x.new_empty(batch, T, C)
@@ -37,7 +39,7 @@ def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def short_convolution_backward(
     x: Tensor, weight: Tensor, bias: Tensor | None, dy: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, weight and bias; the last is empty without one."""
+    """Return the gradients of x, weight and bias; without a bias the last is empty."""
     (batch, T, C), K = x.shape, weight.shape[1]
     x, weight, dy = evenly_spaced_rows(x), weight.contiguous(), dy.contiguous()
     blocks = cdiv(T, BACKWARD["BT"])
@@ -70,6 +72,6 @@ short_convolution_op.register_autograd(_backward, setup_context=_keep)
 
 
 def evenly_spaced_rows(x: Tensor) -> Tensor:
-    """x itself where its rows are evenly spaced, as those of one half of a projection are; else a copy."""
+    """Return x itself if its rows are evenly spaced, as in one half of a projection; else a contiguous copy."""
     even = x.stride(2) == 1 and x.stride(0) == x.shape[1] * x.stride(1)
     return x if even else x.contiguous()

@@ -5,32 +5,38 @@
     h_t = sigmoid(o~) c_t / n_t
 
 Glossary, one head: h, c, n and each gate are of size D; R mixes the outputs of a head and depends on no token. Since
-the gates depend on h_{t-1}, the recurrence is not linear: the state transition has no eigenvalues to speak of, and
-there is no form that is parallel in time. There is one form, a loop.
+the gates depend on h_{t-1}, the recurrence is not linear: no eigenvalues describe its state transition, and it can't be
+computed in parallel over time. There is one form, `recurrent`, a loop.
 
-What grows is kept in check: with m_t = max(log sigmoid(f~) + m_{t-1}, i~), c and n are held as multiples of exp(m);
-then n is at least 1. The outputs don't depend on m, so no gradient goes through it.
+Stabiliser: with m_t = max(log sigmoid(f~) + m_{t-1}, i~), c and n are held as multiples of exp(m); then n is at least
+1. The outputs don't depend on m, so no gradient goes through it.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrnn.ops.common.form import choose_form
+from lrnn.ops.common.form import Form, choose_form
 
 SLSTMState = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, n, m, all (B, H, D)
 
 
-def slstm(x: Tensor, R: Tensor, initial_state: SLSTMState | None = None) -> tuple[Tensor, SLSTMState]:
+def slstm(
+    x: Tensor, R: Tensor, initial_state: SLSTMState | None = None, *, form: Form = "auto"
+) -> tuple[Tensor, SLSTMState]:
     """Run the sLSTM over T tokens.
 
     Args:
-        x: what the tokens add to i~, f~, z~, o~, in this order, (B, T, H, 4, D).
+        x: share of the tokens in i~, f~, z~, o~, in this order, (B, T, H, 4, D).
         R: recurrent weights, (H, D, 4 D).
         initial_state: h, c, n, m; an empty memory when absent.
+        form: any; `recurrent` runs, and a warning says so if another form is named.
 
     Returns:
         outputs h (B, T, H, D) in the dtype of `x`, and the final state, held in float32 (float64 when the inputs are).
+
+    Raises:
+        ValueError: shapes do not fit together, or T is 0.
     """
     if x.ndim != 5 or x.shape[3] != 4 or R.shape != (x.shape[2], x.shape[4], 4 * x.shape[4]):
         raise ValueError(f"slstm: x, R must be (B, T, H, 4, D), (H, D, 4 D); got {tuple(x.shape)}, {tuple(R.shape)}")
@@ -39,13 +45,13 @@ def slstm(x: Tensor, R: Tensor, initial_state: SLSTMState | None = None) -> tupl
         raise ValueError(f"slstm: the initial state must be {(B, H, D)}, got {tuple(initial_state[0].shape)}")
     if T == 0:
         raise ValueError("slstm: the sequence must hold at least one token")
-    choose_form("slstm", "recurrent", [x, R], modules=())
+    choose_form("slstm", form, [x, R], pytorch=("recurrent",))
     dtype = torch.promote_types(x.dtype, torch.float32)
     out_dtype, x, R = x.dtype, x.to(dtype).permute(1, 2, 0, 3, 4).flatten(3), R.to(dtype)  # x (T, H, B, 4 D)
     if initial_state is None:
         empty = x.new_zeros(B, H, D)
         initial_state = empty, empty, empty, torch.full_like(empty, -torch.inf)
-    h, c, n, m = (state.to(dtype).transpose(0, 1) for state in initial_state)  # (H, B, D): R is a head's, not a row's
+    h, c, n, m = (state.to(dtype).transpose(0, 1) for state in initial_state)  # (H, B, D): R differs between heads
     outputs = []
     with torch.autocast(x.device.type, enabled=False):  # the state stays in float32
         for x_t in x:

@@ -1,6 +1,6 @@
-"""The gate of an MLP on a GPU: Triton kernels, with the glossary of lrnn/ops/swiglu/op.py.
+"""Triton kernels of SwiGLU, with the glossary of lrnn/ops/swiglu/op.py.
 
-Of y = gate σ(gate) up the gradients are
+The gradients of y = gate σ(gate) up are
 
     dgate = dy up σ(gate) (1 + gate (1 - σ(gate)))        dup = dy gate σ(gate)
 
@@ -15,7 +15,7 @@ from lrnn.ops.common.exponential import silu
 
 @triton.jit
 def forward_kernel(gate_up, y, D: tl.constexpr, BD: tl.constexpr):
-    """gate_up (tokens, 2 D), y (tokens, D)."""
+    """Shapes: gate_up (tokens, 2 D), y (tokens, D)."""
     t, d = tl.program_id(0).to(tl.int64), tl.program_id(1) * BD + tl.arange(0, BD)
     at = gate_up + t * 2 * D + d
     gate = tl.load(at, d < D, 0.0).to(tl.float32)
@@ -25,7 +25,7 @@ def forward_kernel(gate_up, y, D: tl.constexpr, BD: tl.constexpr):
 
 @triton.jit
 def backward_kernel(gate_up, dy, dgate_up, D: tl.constexpr, BD: tl.constexpr):
-    """As above."""
+    """Shapes: gate_up, dgate_up (tokens, 2 D), dy (tokens, D)."""
     t, d = tl.program_id(0).to(tl.int64), tl.program_id(1) * BD + tl.arange(0, BD)
     at = t * 2 * D + d
     gate = tl.load(gate_up + at, d < D, 0.0).to(tl.float32)

@@ -1,5 +1,4 @@
-"""The gate of an MLP on a GPU, as operators that torch.compile sees through; the kernels are in
-lrnn/ops/swiglu/kernels.py."""
+"""torch.library operators around the Triton kernels of SwiGLU (kernels.py), which torch.compile can trace."""
 
 from typing import Any
 
@@ -9,12 +8,12 @@ from triton import cdiv
 
 from lrnn.ops.swiglu.kernels import backward_kernel, forward_kernel
 
-TILE = {"BD": 1024, "num_warps": 4}  # channels a program
+TILE = {"BD": 1024, "num_warps": 4}  # channels of a program
 
 
 @torch.library.custom_op("lrnn::swiglu", mutates_args=())
 def swiglu_op(gate_up: Tensor) -> Tensor:
-    """SiLU(gate) * up (batch, T, D) of gate_up (batch, T, 2 D)."""
+    """Return SiLU(gate) * up (batch, T, D) of gate_up (batch, T, 2 D)."""
     gate_up, D = gate_up.contiguous(), gate_up.shape[-1] // 2
     y = gate_up.new_empty(*gate_up.shape[:-1], D)
     forward_kernel[(y.numel() // D, cdiv(D, TILE["BD"]))](gate_up, y, D=D, **TILE)
@@ -28,7 +27,7 @@ def _(gate_up: Tensor) -> Tensor:
 
 @torch.library.custom_op("lrnn::swiglu_backward", mutates_args=())
 def swiglu_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
-    """The gradient of gate_up."""
+    """Return the gradient of gate_up."""
     gate_up, dy, D = gate_up.contiguous(), dy.contiguous(), dy.shape[-1]
     dgate_up = torch.empty_like(gate_up)
     backward_kernel[(dy.numel() // D, cdiv(D, TILE["BD"]))](gate_up, dy, dgate_up, D=D, **TILE)

@@ -1,0 +1,110 @@
+"""The choice of a form: what runs is recorded by its own name, and nothing else is imported."""
+
+import importlib
+import logging
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lrnn.ops import slstm, swiglu
+from lrnn.ops.common import form as forms
+from lrnn.ops.common.form import Kernel, choose_form
+
+op = importlib.import_module("lrnn.ops.delta_rule.op")
+swiglu_op = importlib.import_module("lrnn.ops.swiglu.op")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_said(monkeypatch, caplog):
+    monkeypatch.setattr(forms, "forms_in_use", {})
+    forms._import_and_announce.cache_clear()
+    caplog.set_level(logging.INFO, "lrnn")
+
+
+def on_gpu(T=2, dtype=torch.bfloat16):
+    """All that `choose_form` reads of a tensor on a GPU."""
+    return SimpleNamespace(device=torch.device("cuda"), dtype=dtype, shape=(1, T, 4, 4))
+
+
+def forget(monkeypatch, package, module):
+    """Let imports of `package` fail, and let `module` be imported anew."""
+    for name in (*sys.modules, package):
+        if name.partition(".")[0] == package:
+            monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("T", "K", "V", "dtype", "kernel"),
+    [
+        (256, 32, 32, torch.bfloat16, op.SHORT),
+        (257, 32, 32, torch.bfloat16, op.LONG),
+        (64, 33, 16, torch.bfloat16, op.SHORT),
+        (65, 16, 33, torch.float16, op.LONG),
+        (2048, 128, 128, torch.float32, op.SHORT),
+        (2048, 128, 128, torch.bfloat16, op.LONG),
+        (2, 16, 129, torch.bfloat16, op.FLA),
+    ],
+)
+def test_kernels_of_the_delta_rule(T, K, V, dtype, kernel):
+    assert op.choose_kernel(T, K, V, dtype) == kernel
+
+
+@pytest.mark.parametrize("kernel", [op.SHORT, op.LONG], ids=lambda kernel: kernel.name)
+def test_our_kernels_run_without_flash_linear_attention(monkeypatch, caplog, kernel):
+    pytest.importorskip("triton")
+    forget(monkeypatch, "fla", op.FLA.module)
+    assert choose_form("delta_rule", "auto", [on_gpu()], kernel=kernel) == "triton"
+    assert forms.forms_in_use == {"delta_rule": kernel.name}
+    assert caplog.messages == [f"delta_rule runs as {kernel.name} on cuda in bfloat16"]
+    assert kernel.module in sys.modules and op.FLA.module not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("kernel", "module", "package"),
+    [(op.FLA, "fla", "flash-linear-attention"), (swiglu_op.KERNEL, "triton", "triton")],
+)
+def test_the_package_that_is_missing_is_named(monkeypatch, kernel, module, package):
+    forget(monkeypatch, module, kernel.module)
+    with pytest.raises(ImportError, match=rf"needs {package}, .* pip install {package}, or use --model\.form=chunked$"):
+        choose_form("an_op", "auto", [on_gpu()], kernel=kernel)
+
+
+def test_a_gpu_without_kernels_is_warned_about_once(caplog):
+    for _ in range(2):
+        assert choose_form("mlstm", "auto", [on_gpu()]) == "chunked"
+        assert choose_form("delta_rule", "auto", [on_gpu()], kernel=op.FLA, obstacle="heads of 300") == "chunked"
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "mlstm runs as chunked on a GPU, which is slower than a kernel: it has no kernels"),
+        (
+            "WARNING",
+            "delta_rule runs as chunked on a GPU, which is slower than a kernel: its kernels can't take heads of 300",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("kernel", "tensor"), [(Kernel("k", "m"), torch.zeros(1, 2, 3)), (None, on_gpu())])
+def test_triton_where_it_cannot_run_is_refused(kernel, tensor):
+    with pytest.raises(ValueError, match=r"use --model\.form=auto or --model\.form=chunked$"):
+        choose_form("an_op", "triton", [tensor], kernel=kernel)
+
+
+@pytest.mark.parametrize("form", ["chunked", "triton"])
+def test_an_op_with_one_form_says_so_once(caplog, form):
+    x, R = torch.randn(1, 3, 2, 4, 5), torch.randn(2, 5, 20)
+    for _ in range(2):
+        torch.testing.assert_close(slstm(x, R, form=form)[0], slstm(x, R, form="recurrent")[0], rtol=0, atol=0)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"slstm has one form, recurrent, and runs it although {form} was asked for"]
+    assert forms.forms_in_use == {"slstm": "recurrent"}
+
+
+@pytest.mark.parametrize("form", ["auto", "recurrent", "chunked"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_code_that_both_pytorch_forms_share_is_recorded_as_pytorch(form, compiled):
+    """A compiled op is recorded when it is traced."""
+    function = torch.compile(swiglu, fullgraph=True, backend="eager") if compiled else swiglu
+    function(torch.randn(1, 2, 4), form=form)
+    assert forms.forms_in_use == {"swiglu": "pytorch"}
