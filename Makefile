@@ -26,13 +26,14 @@ help: ## List the targets
 setup: .venv/installed ## Make .venv with the pinned dependencies (every target does it when needed)
 
 parity: setup ## Train DeltaNet and Mamba with either eigenvalue range on parity; table and picture
-	@$(RUN) -m lrnn.parity --workers $(CORES)
+	@$(RUN) -m lrnn.sweep --config conf/sweeps/parity.yaml
+	@$(RUN) -m lrnn.table --run_dir=runs/parity --lengths=[1024,16384]
 
 table-quick: setup ## Train every task and architecture in small, on a CPU, and print the paper's table of them
-	@$(RUN) -m lrnn.sweep --config conf/table_quick.yaml
+	@$(RUN) -m lrnn.sweep --config conf/sweeps/table_quick.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/table_quick
 
-table: setup ## Make the paper's table from the runs of conf/paper/table3.yaml (python -m lrnn.sweep trains them)
+table: setup ## Make the paper's table from the runs of conf/sweeps/table3.yaml (python -m lrnn.sweep trains them)
 	@$(RUN) -m lrnn.table --run_dir=runs/table3 --out=results/table3
 
 pretrain-smoke: setup ## Prepare real text without a network, train a small DeltaNet on it, generate, export (again: go on)

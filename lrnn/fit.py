@@ -174,12 +174,16 @@ def one_line(message: str) -> str:
     return re.sub(r'^Parser key "(.+)":', rf"{key}.\1:", problem) if "Parser key" in problem else f"{key}: {problem}"
 
 
-def main() -> None:
+def configure_output() -> None:
+    """Show what lrnn logs, and hide two deprecations inside Lightning that every start would print."""
     logging.getLogger("lrnn").addHandler(logging.StreamHandler())
     logging.getLogger("lrnn").setLevel(logging.INFO)
-    # two deprecations inside Lightning, which would show at every start
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*weights_only.*")
+
+
+def main() -> None:
+    configure_output()
     try:
         fit()
     except (ConfigError, TrainingDivergedError) as error:

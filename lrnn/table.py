@@ -1,4 +1,4 @@
-"""Print the paper's table from the runs of a sweep: python -m lrnn.table --run_dir=runs/table3"""
+"""Print the paper's table from the runs of a sweep: python -m lrnn.table --run_dir=runs/parity"""
 
 from lrnn.sweep.table import main
 

@@ -45,6 +45,8 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
     has_range = "eigenvalue_range" in config.read_text()
     for span in ("[0,1]", "[-1,1]") if has_range else ("no range",):
         options = [f"--config={config}", f"--run_dir={tmp_path / span}", "--trainer.accelerator=cpu"]
+        if config.parent == ROOT / "conf/paper/models":
+            options.insert(0, "--config=conf/paper/protocol.yaml")
         if "data.FineWeb" in config.read_text():
             options.append(f"--data.shards={random_shards}")
         cli = FitCLI([*options, f"--model.eigenvalue_range={span}"] if has_range else options)

@@ -22,9 +22,10 @@ OPTIONS = (
 )
 RECIPE = ("--model.gate_saturation=0",)
 SHORT = ("--data.train_lengths=[3,8]", "--data.batch_size=32")  # sLSTM compiles for every token
-CONFIGS = {"conf/parity.yaml": RECIPE, "conf/parity_mamba.yaml": RECIPE}
+CONFIGS = {("conf/parity.yaml",): RECIPE, ("conf/parity_mamba.yaml",): RECIPE}
 CONFIGS |= {
-    f"conf/paper/parity_{name}.yaml": SHORT for name in ("transformer", "mlstm", "slstm", "diagonal", "full_matrix")
+    ("conf/paper/protocol.yaml", f"conf/paper/models/{name}.yaml"): SHORT
+    for name in ("transformer", "mlstm", "slstm", "diagonal", "full_matrix")
 }
 
 
@@ -33,12 +34,13 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(Path(__file__).parent.parent)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("files", CONFIGS, ids=lambda files: Path(files[-1]).stem)
 @pytest.mark.filterwarnings("ignore")  # of the compiler and of flash-linear-attention
-def test_recorded_steps_equal_plain_ones(config, tmp_path):
+def test_recorded_steps_equal_plain_ones(files, tmp_path):
     ends = []
     for name, options in (("plain", ("--compile.enabled=false",)), ("recorded", ("--compile.cuda_graphs=true",))):
-        cli = fit([f"--config={config}", f"--run_dir={tmp_path / name}", *OPTIONS, *CONFIGS[config], *options])
+        configs = (f"--config={file}" for file in files)
+        cli = fit([*configs, f"--run_dir={tmp_path / name}", *OPTIONS, *CONFIGS[files], *options])
         assert cli.trainer.global_step == 20
         assert not cli.trainer.optimizers[0].param_groups[0]["capturable"]
         ends.append(cli.model.state_dict())

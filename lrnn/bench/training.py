@@ -6,7 +6,7 @@ Ours are steps of `python -m lrnn.fit` and of Lightning's loop. The bare loop ha
 import gc
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,9 @@ ROUNDS = 2
 
 
 def parity_rows() -> Iterator[Row]:
-    delta_net, mamba = (f"conf/paper/parity_{name}.yaml" for name in ("delta_net", "mamba"))
+    delta_net, mamba = (
+        ("conf/paper/protocol.yaml", f"conf/paper/models/{name}.yaml") for name in ("delta_net", "mamba")
+    )
     narrow = ("--model.eigenvalue_range=[0,1]",)
     ours, bare = in_turn(
         lambda: 1e3 * fit_step(delta_net).seconds, lambda: 1e3 * bare_loop_step(PARITY, 5, 40).seconds, ROUNDS
@@ -123,14 +125,14 @@ class _Stopwatch(L.Callback):
             self.seconds = (time.perf_counter() - self._start) / self.steps
 
 
-def fit_step(config: str, options: tuple[str, ...] = (), warmup: int = 20, steps: int = 1000) -> Timing:
+def fit_step(configs: Sequence[str], options: tuple[str, ...] = (), warmup: int = 20, steps: int = 1000) -> Timing:
     """Time a training step of `python -m lrnn.fit --config ...`, with sampling, schedule and logging."""
     _start_afresh()
     watch = _Stopwatch(warmup, steps)
     with tempfile.TemporaryDirectory() as folder:
         cli = fit(
             [
-                f"--config={config}",
+                *(f"--config={config}" for config in configs),
                 f"--run_dir={folder}/run",
                 f"--trainer.max_steps={warmup + steps}",
                 "--trainer.limit_val_batches=0",

@@ -1,7 +1,7 @@
-"""Functions as commands: python -m lrnn.table and others."""
+"""Turn a function into a command, such as python -m lrnn.table."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentError, auto_cli
@@ -10,12 +10,21 @@ from data import DataError
 from lrnn.runtime.errors import ConfigError
 
 
-def command(function: Callable[..., Any] | dict[str, Any], name: str) -> None:
-    """Call it as the command line of `python -m name` says; what the user must change is said in one line.
+def command(
+    function: Callable[..., Any] | dict[str, Any],
+    name: str,
+    check: Callable[[Sequence[str]], None] = lambda arguments: None,
+) -> None:
+    """Call a function with the arguments of the command line, and end with one line if the user must change something.
 
-    A dictionary of functions becomes one subcommand each.
+    Args:
+        function: Function to call. Its parameters become options; its docstring becomes their help. A
+            dictionary of functions becomes one subcommand each.
+        name: Module that the user runs, as in `python -m name`.
+        check: Function that is called with the arguments before they are parsed. It raises ConfigError to refuse them.
     """
     try:
+        check(sys.argv[1:])
         auto_cli(function, as_positional=False, exit_on_error=False, prog=f"python -m {name}")
     except (ArgumentError, ConfigError, DataError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

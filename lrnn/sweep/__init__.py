@@ -1,1 +1,1 @@
-"""Grids of runs: grid.py says which runs there are, schedule.py trains them side by side."""
+"""Sweeps: grids of runs, and their tables and figures."""

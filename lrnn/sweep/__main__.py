@@ -1,7 +1,7 @@
-"""Train a grid of models: python -m lrnn.sweep --config conf/paper/table3.yaml
+"""Train a grid of models: python -m lrnn.sweep --config conf/sweeps/parity.yaml
 
-Each run is one `python -m lrnn.fit`, several side by side. Finished runs are kept, and interrupted ones go on where
-they stopped: the same command, again, does what is left.
+Each run is what one `python -m lrnn.fit` does; several train side by side. Finished runs are kept and interrupted runs
+are resumed, so the same command does what is left.
 """
 
 import signal
@@ -26,10 +26,13 @@ from rich.progress import (
 )
 
 from lrnn.runtime.command import command
+from lrnn.runtime.config_kind import refuse_run_configs
 from lrnn.runtime.errors import ConfigError
+from lrnn.sweep.attempt import Attempt
+from lrnn.sweep.device import find_devices
 from lrnn.sweep.grid import Block, claim_folder, make_cells
 from lrnn.sweep.mps import shared_gpus
-from lrnn.sweep.schedule import Attempt, Schedule, find_devices
+from lrnn.sweep.schedule import Schedule
 
 
 def sweep(
@@ -47,18 +50,19 @@ def sweep(
     """Train every model on every task with every learning rate and seed.
 
     Args:
-        run_dir: folder of all runs; one made by another grid is refused, one with fewer cells, rates or seeds is not.
-        cells: blocks of models and tasks; each model of a block is trained on each task of it.
-        learning_rates: of every cell whose block has none of its own, which cannot be changed from the command line.
-        seeds: of the initialisation and the training data, likewise.
-        arguments: of python -m lrnn.fit, for every run.
-        accelerator: what to train on.
-        devices: how many GPUs (of those in CUDA_VISIBLE_DEVICES) or cores to use; all when absent.
-        runs_per_device: runs that share a GPU or a core. Small models share a GPU well, as long as their memory fits,
-            if NVIDIA's MPS is there, which is then started. A core has nothing to spare.
-        only: train the cells of this name alone, "MODEL on TASK", or the runs, "MODEL on TASK, rate R, seed S"; with *
-            for anything, as in "DeltaNet * on parity" or "*, seed 0".
-        dry_run: print the commands of the runs that are not finished, and do nothing.
+        run_dir: Folder of all runs. It may hold runs of an earlier sweep, if that had the same arguments for each cell
+            that both have.
+        cells: Blocks of models and tasks. Each model of a block is trained on each task of the block.
+        learning_rates: Learning rates of the blocks that have none of their own.
+        seeds: Seeds of the blocks that have none of their own. A seed decides initialisation and training data.
+        arguments: Arguments of python -m lrnn.fit for every run.
+        accelerator: Kind of device to train on.
+        devices: Number of GPUs (of those in CUDA_VISIBLE_DEVICES) or CPU cores. Defaults to all.
+        runs_per_device: Number of runs that train on a device at the same time. Small models share a GPU well if their
+            memory fits and NVIDIA's MPS is installed, which the sweep then starts. A core has no room for a second run.
+        only: Name of the cells to train, "MODEL on TASK", or of the runs, "MODEL on TASK, rate R, seed S". A * stands
+            for any text, as in "DeltaNet * on parity" or "*, seed 0".
+        dry_run: Whether to print the commands of the unfinished runs instead of training them.
     """
     for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
         if value is not None and value < 1:
@@ -69,7 +73,7 @@ def sweep(
     runs = [run for run in every_run if fnmatchcase(run.cell.name, pattern) or fnmatchcase(run.name, pattern)]
     if not runs:
         names = ", ".join(cell.name for cell in grid)
-        raise ConfigError(f"only: no cell and no run is called {only}; there are {names}, and {every_run[0].name}")
+        raise ConfigError(f"only: no cell and no run matches {only}; cells: {names}; a run: {every_run[0].name}")
     unfinished = [run for run in runs if run.result() is None]
     if dry_run:
         for run in unfinished:
@@ -79,7 +83,7 @@ def sweep(
     claim_folder(Path(run_dir), grid)
     console, begin = Console(highlight=False), time.perf_counter()
     if len(unfinished) < len(runs):
-        console.print(f"{len(runs) - len(unfinished)} of {len(runs)} runs are kept from before")
+        console.print(f"{len(runs) - len(unfinished)} of {len(runs)} runs are finished already")
     schedule = Schedule(unfinished, slots, runs_per_device)
     with ExitStack() as stack:
         if accelerator == "gpu" and runs_per_device > 1 and unfinished:
@@ -88,12 +92,13 @@ def sweep(
     console.print(f"{len(schedule.done)} runs, {time.perf_counter() - begin:.0f} s")
     if left := [*schedule.failed, *schedule.waiting]:
         for run in left:
-            reason = schedule.failed.get(run, "no GPU was left")
+            reason = schedule.failed.get(run, "no GPU is left")
             console.print(f"{run.name}: {reason} ({run.beside('.log')})", markup=False, soft_wrap=True)
         raise ConfigError(f"{len(left)} of {len(runs)} runs are missing: {'; '.join(run.name for run in left)}")
 
 
 def _train(schedule: Schedule, total: int, console: Console) -> None:
+    """Train until nothing is left to do, with a progress bar for each run."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     kept = total - len(schedule.waiting)
     with Progress(
@@ -110,14 +115,18 @@ def _train(schedule: Schedule, total: int, console: Console) -> None:
                 for attempt in schedule.running:
                     if attempt not in bars:
                         bars[attempt] = progress.add_task(escape(attempt.run.name), total=None)
+                    progress.update(bars[attempt], completed=attempt.step, total=attempt.steps)
                 done, failed = len(schedule.done), len(schedule.failed)
                 counts = f"{kept + done} done, {len(schedule.running)} running, {failed} failed"
                 progress.update(everything, completed=kept + done + failed, description=counts)
                 time.sleep(0.2)
         except BaseException:
-            console.print("stopping: a run in training leaves a checkpoint, one in evaluation ends first")
+            ends = "a run in training leaves a checkpoint, a run in its last evaluation finishes it"
+            console.print(f"stopping: {ends}", soft_wrap=True)
             schedule.stop()
             raise
+        finally:
+            schedule.close()
 
 
 def _interrupt(*_: Any) -> None:
@@ -125,11 +134,11 @@ def _interrupt(*_: Any) -> None:
 
 
 def main() -> None:
-    # set here, neither is ignored in the runs, as in those of a background job it would be
+    # with a handler here, the runs don't ignore these signals, as the processes of a background job would
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        command(sweep, "lrnn.sweep")
+        command(sweep, "lrnn.sweep", refuse_run_configs)
     except KeyboardInterrupt:
         sys.exit("interrupted: the same command goes on where it stopped")
 

@@ -1,4 +1,4 @@
-"""The curves of pretraining runs side by side, from their TensorBoard events:
+"""Draw the curves of pretraining runs side by side, from their TensorBoard events:
 
 python -m lrnn.sweep.curves --run_dirs='[runs/pretrain_340m, runs/pretrain_340m_01]' --out=results/pretrain
 """
@@ -16,23 +16,23 @@ from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
 from lrnn.sweep.tabular import markdown, write_csv
 
-PICTURED = {"train/loss": "training loss (nats)", "val/perplexity": "validation perplexity"}
-KEPT = (*PICTURED, "train/gradient_norm", "speed/tokens_per_second")
+DRAWN = {"train/loss": "training loss (nats)", "val/perplexity": "validation perplexity"}
+SHOWN = (*DRAWN, "train/gradient_norm", "speed/tokens_per_second")
 HEADER = ("run", "step", "validation perplexity", "training loss", "largest gradient norm", "tokens/s a GPU")
 
-Curve = dict[int, float]  # of a scalar, by step
+Curve = dict[int, float]  # values of a scalar by step
 
 
 def curves(run_dirs: Sequence[str], out: str) -> None:
-    """Write curves.csv, curves.png and table.md.
+    """Draw the curves of runs side by side; write curves.csv, curves.png and table.md.
 
     Args:
-        run_dirs: folders of runs; a curve is named by the last part.
-        out: folder of the results.
+        run_dirs: Folders of runs. A curve is named by the last part of its run's folder.
+        out: Folder to write to.
     """
     runs = {Path(folder).name: read(folder) for folder in run_dirs}
     if len(runs) < len(run_dirs):
-        raise ConfigError(f"run_dirs: two folders have one name, and so would their curves, got {list(run_dirs)}")
+        raise ConfigError(f"run_dirs: every folder must have a name of its own, got {list(run_dirs)}")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     values = [
@@ -49,19 +49,25 @@ def curves(run_dirs: Sequence[str], out: str) -> None:
 
 
 def read(folder: str) -> dict[str, Curve]:
-    """The scalars that are kept; of a step written twice, by a run that was resumed, the later value."""
+    """Return the scalars of a run that are shown. A resumed run may write a step twice: its later value counts.
+
+    Raises:
+        ConfigError: if the folder has no TensorBoard events.
+    """
     if not list(Path(folder).glob("events.out.tfevents.*")):
-        raise ConfigError(f"run_dirs: {folder} holds no TensorBoard events; --trainer.logger=false writes none")
+        raise ConfigError(
+            f"run_dirs: {folder} holds no TensorBoard events; a run with --trainer.logger=false writes none"
+        )
     events = EventAccumulator(folder, size_guidance={"scalars": 0})
     events.Reload()
-    tags = [tag for tag in KEPT if tag in events.Tags()["scalars"]]
+    tags = [tag for tag in SHOWN if tag in events.Tags()["scalars"]]
     found = {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags}
     return {tag: dict(sorted(curve.items())) for tag, curve in found.items()}
 
 
 def _figure(runs: dict[str, dict[str, Curve]]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, (tag, label) in zip(figure.subplots(1, 2), PICTURED.items(), strict=True):
+    for axes, (tag, label) in zip(figure.subplots(1, 2), DRAWN.items(), strict=True):
         for name, scalars in runs.items():
             curve = scalars.get(tag, {})
             axes.plot(
@@ -75,7 +81,7 @@ def _figure(runs: dict[str, dict[str, Curve]]) -> Figure:
 
 
 def _summary(name: str, scalars: dict[str, Curve]) -> tuple[str, ...]:
-    loss, perplexity, norm, speed = (list(scalars.get(tag, {}).values()) for tag in KEPT)
+    loss, perplexity, norm, speed = (list(scalars.get(tag, {}).values()) for tag in SHOWN)
     largest = f"{max(norm, default=0):.2f}" if all(map(math.isfinite, norm)) else "not finite"
     steps = [step for curve in scalars.values() for step in curve]
     return (

@@ -1,12 +1,13 @@
 """The runs of a sweep: each model on each task, with each learning rate and seed.
 
-A model and a task are names that stand for arguments of `python -m lrnn.fit`. Files are stacked, the model's first,
-then the task's, then those of the whole sweep; options come after all files, the model's last, so that they win:
+The names of models and tasks stand for arguments of `python -m lrnn.fit`. Configuration files are stacked: those of the
+model come first, then those of the task, then those of the whole sweep. Options come after all files. Those of the
+model come last, so that they override the others:
 
     --config=MODEL --config=TASK --config=SWEEP  --sweep_option ... --task_option ... --model_option ...
 
-A sweep's folder holds `grid.json`, and for each run <task>/<model>/lr<rate>_seed<seed>: the folder that `lrnn.fit`
-makes, and beside it the run's .log and .lock.
+The folder of a sweep holds `grid.json`, and <task>/<model>/lr<rate>_seed<seed> for each run. That is the folder which
+`lrnn.fit` makes. Beside it are the run's .log, its .lock, and its .json with the seconds that the run took.
 """
 
 import fcntl
@@ -27,13 +28,13 @@ from lrnn.runtime.errors import ConfigError
 
 @dataclass
 class Block:
-    """Each of these models on each of these tasks.
+    """Models and tasks: each of the models is trained on each of the tasks.
 
     Args:
-        models: names, and the arguments of python -m lrnn.fit that each stands for.
-        tasks: the same.
-        learning_rates: those of the sweep when absent.
-        seeds: those of the sweep when absent.
+        models: Names of models, each with the arguments of python -m lrnn.fit that it stands for.
+        tasks: Names of tasks, each with the arguments of python -m lrnn.fit that it stands for.
+        learning_rates: Learning rates of this block. Defaults to those of the sweep.
+        seeds: Seeds of this block. Defaults to those of the sweep.
     """
 
     models: dict[str, str]
@@ -44,7 +45,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the table, a model on a task, with the arguments that all of its runs share."""
+    """A cell of the table: a model on a task, with the arguments that all of its runs share."""
 
     model: str
     task: str
@@ -64,11 +65,15 @@ class Cell:
         return [Run(self, rate, seed, Path(root)) for rate in self.learning_rates for seed in self.seeds]
 
     def recipe(self) -> dict[str, Any]:
-        """What decides the outcome beside the rate and the seed: the arguments, and what the files among them say."""
+        """Return what decides the outcome besides learning rate and seed: the arguments and the content of the files.
+
+        Raises:
+            ConfigError: if a file is missing.
+        """
         files = [argument.removeprefix("--config=") for argument in self.arguments if _is_file(argument)]
         for file in files:
             if not Path(file).is_file():
-                raise ConfigError(f"cells: {self.name} names {file}, which is not there")
+                raise ConfigError(f"cells: {self.name} names {file}, which does not exist")
         return {"arguments": list(self.arguments), "files": [yaml.safe_load(Path(file).read_text()) for file in files]}
 
 
@@ -90,6 +95,7 @@ class Run:
         return self.root / self.cell.folder / f"lr{self.learning_rate:g}_seed{self.seed}"
 
     def beside(self, suffix: str) -> Path:
+        """Return the path of a file beside the run's folder, such as its .log."""
         return self.folder.with_name(self.folder.name + suffix)
 
     @property
@@ -97,7 +103,7 @@ class Run:
         return self.folder / "checkpoints" / "last.ckpt"
 
     def arguments(self) -> list[str]:
-        """Of `python -m lrnn.fit`."""
+        """Return the arguments of `python -m lrnn.fit`."""
         return [
             *self.cell.arguments,
             f"--model.learning_rate={self.learning_rate}",
@@ -109,15 +115,36 @@ class Run:
         return shlex.join(["python", "-m", "lrnn.fit", *self.arguments()])
 
     def result(self) -> dict[str, Any] | None:
-        """What length generalization wrote at the end, if the run is finished."""
+        """Return what length generalization wrote at the end, or None if the run is not finished."""
         path = self.folder / "length_generalization.json"
         return json.loads(path.read_text()) if path.is_file() else None
+
+    def seconds(self) -> float | None:
+        """Return how long the run was in training, over all attempts whose end a sweep saw; None if there is none."""
+        path = self.beside(".json")
+        return json.loads(path.read_text())["seconds"] if path.is_file() else None
+
+    def add_seconds(self, seconds: float) -> None:
+        self.beside(".json").write_text(json.dumps({"seconds": round((self.seconds() or 0) + seconds, 1)}) + "\n")
+
+    def forget_seconds(self) -> None:
+        self.beside(".json").unlink(missing_ok=True)
 
 
 def make_cells(
     blocks: Sequence[Block], learning_rates: Sequence[float], seeds: Sequence[int], arguments: str
 ) -> list[Cell]:
-    """The cells of all blocks; `arguments` are those of the whole sweep."""
+    """Return the cells of all blocks.
+
+    Args:
+        blocks: Blocks of models and tasks.
+        learning_rates: Learning rates of the blocks that have none of their own.
+        seeds: Seeds of the blocks that have none of their own.
+        arguments: Arguments of `python -m lrnn.fit` for all runs of the sweep.
+
+    Raises:
+        ConfigError: if there is no cell, if a cell occurs twice, or if rates, seeds or arguments are malformed.
+    """
     cells: dict[Path, Cell] = {}
     for block in blocks:
         for model, for_model in block.models.items():
@@ -132,16 +159,16 @@ def make_cells(
                         raise ConfigError(f"{name}: must be different values, at least one, got {list(values)}")
                 cells[cell.folder] = cell
     if not cells:
-        raise ConfigError("cells: there is none")
+        raise ConfigError("cells: must have at least one model and one task")
     return list(cells.values())
 
 
 def _stack(for_model: str, for_task: str, for_all: str) -> tuple[list[str], list[str]]:
-    """The files and the options, each in their order, of three strings of arguments."""
+    """Split three strings of arguments into the configuration files and the options, each in their order."""
     model, task, common = (shlex.split(text) for text in (for_model, for_task, for_all))
     for argument in (*model, *task, *common):
         if not re.match(r"--[\w.]+\+?=", argument):
-            raise ConfigError(f"cells: arguments are written --key=value, got {argument}")
+            raise ConfigError(f"cells: arguments must be written --key=value, got {argument}")
     files = [argument for argument in (*model, *task, *common) if _is_file(argument)]
     return files, [argument for argument in (*common, *task, *model) if not _is_file(argument)]
 
@@ -151,11 +178,15 @@ def _is_file(argument: str) -> bool:
 
 
 def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
-    """Write the grid into the folder, beside what is there; refuse a folder whose cells were made otherwise."""
+    """Add the cells to the folder's grid.json.
+
+    Raises:
+        ConfigError: if the folder is not that of a sweep, or has one of the cells with other arguments or files.
+    """
     path = root / "grid.json"
     names = [path.name for path in root.iterdir()] if root.exists() else []
     if names and not any(name.startswith("grid.") for name in names):
-        raise ConfigError(f"run_dir: {root} is there, but not made by a sweep; choose another folder")
+        raise ConfigError(f"run_dir: {root} exists, but is not the folder of a sweep; choose another folder")
     grid = {cell.folder: (cell, cell.recipe()) for cell in cells}
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / "grid.lock"):
@@ -179,7 +210,11 @@ def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
 
 
 def read_folder(root: str | Path) -> list[Cell]:
-    """The cells that sweeps in this folder had."""
+    """Return the cells of all sweeps in this folder.
+
+    Raises:
+        ConfigError: if it is not the folder of a sweep.
+    """
     path = Path(root, "grid.json")
     if not path.is_file():
         raise ConfigError(f"run_dir: {root} is not the folder of a sweep: it has no grid.json")
@@ -194,7 +229,7 @@ def _read(path: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock that the kernel releases when this process ends, however it ends."""
+    """Hold a lock, which the kernel releases even if this process is killed."""
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,6 +1,6 @@
-"""NVIDIA's multi-process service (MPS): kernels of several processes run on a GPU at once.
+"""NVIDIA's multi-process service (MPS) lets several processes run their kernels on a GPU at once.
 
-Without it processes take turns on a GPU, and a small model's kernels leave most of it empty.
+Without it processes take turns on a GPU, and the kernels of a small model leave most of the GPU idle.
 https://docs.nvidia.com/deploy/mps
 """
 
@@ -18,21 +18,27 @@ PIPES = "CUDA_MPS_PIPE_DIRECTORY"  # where processes find the service
 
 @contextmanager
 def shared_gpus(answers: Callable[[], bool]) -> Iterator[str]:
-    """Processes started within share their GPUs, where MPS is to be had; yields what came of it, in words.
+    """Let the processes that are started inside the context share their GPUs, if MPS is available.
 
-    A service that runs already, as PIPES in the environment tells, is used. One that is started here serves this
-    sweep's processes alone, and ends with it. `answers` tells whether a new process can use its GPU.
+    A service that runs already, as PIPES in the environment tells, is used. A service that is started here serves only
+    the processes of this sweep, and ends with the context.
 
-    A run that breaks its GPU's context, by an illegal address for one, takes along those that share the GPU with it.
+    A run that breaks the context of its GPU, for example by an illegal address, also ends the runs that share this GPU.
+
+    Args:
+        answers: Function that tells whether a new process can use its GPU.
+
+    Yields:
+        A sentence for the user: whether the runs share their GPU, and if not, why.
     """
     if PIPES in os.environ:
         yield f"the runs share their GPU through the MPS of {os.environ[PIPES]}"
         return
     if not shutil.which(CONTROL):
-        yield f"the runs take turns on their GPU: {CONTROL}, with which they would share it, is not there"
+        yield f"the runs take turns on their GPU: {CONTROL}, which lets them share it, is not installed"
         return
     with tempfile.TemporaryDirectory(prefix="mps_", ignore_cleanup_errors=True) as folder:
-        # all GPUs: CUDA_VISIBLE_DEVICES would give them other numbers
+        # the service sees all GPUs, because CUDA_VISIBLE_DEVICES would number them differently
         environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
         environment |= {PIPES: folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         begun = subprocess.run([CONTROL, "-d"], env=environment, capture_output=True, text=True)
@@ -47,5 +53,5 @@ def shared_gpus(answers: Callable[[], bool]) -> Iterator[str]:
                 subprocess.run([CONTROL], input="quit\n", env=environment, capture_output=True, text=True)
         log = Path(folder, "control.log")
         lines = (log.read_text() if log.exists() else begun.stdout + begun.stderr).splitlines()
-        reason = lines[-1] if lines else "it said nothing"
+        reason = lines[-1] if lines else "it printed nothing"
     yield f"the runs take turns on their GPU: MPS does not work here ({reason})"

@@ -1,14 +1,16 @@
 """The paper's scaled accuracies on formal languages, best and median of 3 seeds (Grazzi et al. 2025).
 
-The best are those of its Table 3, medians and their median absolute deviations those of its Table 5. The last task's
-column is headed "w/ no brackets, mult" there; what a constant answer scores tells that it has brackets. Its best scores
-are not known to us.
+The best scores are those of the paper's Table 3. Medians and their median absolute deviations are those of its Table 5.
+Table 5 heads the column of the last task "w/ no brackets, mult"; the score of a constant answer there shows that the
+task has brackets. The best scores of that task are unknown.
 """
 
 from typing import NamedTuple
 
 
 class Published(NamedTuple):
+    """Best, median and median absolute deviation of the paper's seeds; None where unknown."""
+
     best: float | None
     median: float | None
     deviation: float | None

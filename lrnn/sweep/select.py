@@ -1,6 +1,6 @@
-"""Which learning rate stands for a cell: the best on validation data, never on the test set.
+"""Select the learning rate of a cell: the best on validation data, never on the test set.
 
-The paper takes the rate that is best by the median of 3 seeds, and does not say on which data.
+The paper selects the rate with the best median of 3 seeds. It does not state on which data.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,37 +17,40 @@ from lrnn.sweep.grid import Cell, Run
 
 @dataclass(frozen=True)
 class Finished:
-    """A run and what it wrote at its end."""
+    """A run and the results that it wrote at its end."""
 
     run: Run
     result: Mapping[str, Any]
 
     @property
     def test(self) -> float:
+        """Scaled accuracy on the test set."""
         return self.result["scaled_accuracy"]
 
     @property
     def validation(self) -> float:
-        """On other sequences of the test set's lengths."""
+        """Scaled accuracy on other sequences with the lengths of the test set."""
         return self.result["validation_scaled_accuracy"]
 
     @property
     def kept(self) -> float | None:
-        """On the test set, of the weights that were best on validation; None where the last alone were kept."""
+        """Scaled accuracy on the test set of the weights that were best on validation data; None if none were kept."""
         return self.result.get("best_checkpoint", {}).get("scaled_accuracy")
 
     @property
     def curve(self) -> dict[int, float]:
+        """Scaled accuracy at each sequence length."""
         return {int(length): score for length, score in self.result["scaled_accuracy_at"].items()}
 
     @cached_property
     def configuration(self) -> dict[str, Any]:
+        """Resolved configuration of the run, with the defaults."""
         return yaml.safe_load((self.run.folder / "config.yaml").read_text())
 
 
 @dataclass(frozen=True)
 class Row:
-    """A cell of the table, its finished runs, and those among them, one a seed, that stand for it."""
+    """A cell of the table, its finished runs, and the chosen ones among them: one a seed, all with one rate."""
 
     cell: Cell
     finished: Sequence[Finished]
@@ -65,10 +68,10 @@ def make_row(cell: Cell, root: str | Path) -> Row:
 
 
 def select(finished: Sequence[Finished]) -> list[Finished]:
-    """Of the runs of a cell, those with the learning rate whose seeds have the best median validation score.
+    """Return the runs of a cell with the learning rate whose seeds have the best median validation score.
 
-    Equal medians are told apart by the mean, then by the order. A rate some of whose seeds are missing, because they
-    diverged or have not run, stands behind one with more.
+    A rate with more finished seeds comes before a rate with fewer, whose other seeds diverged or have not run. Of equal
+    medians the better mean wins, then the first rate.
     """
     rates: dict[float, list[Finished]] = {}
     for one in finished:
@@ -82,6 +85,6 @@ def select(finished: Sequence[Finished]) -> list[Finished]:
 
 
 def median_deviation(values: Sequence[float]) -> float:
-    """Median absolute deviation from the median."""
+    """Return the median absolute deviation from the median."""
     middle = median(values)
     return median(abs(value - middle) for value in values)

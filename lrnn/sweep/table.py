@@ -1,36 +1,55 @@
 """The paper's table from the runs of a sweep: python -m lrnn.table --run_dir=runs/table3"""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 from rich.console import Console
 
-import data
 from lrnn.runtime.command import command
+from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.instantiate import instantiate
 from lrnn.sweep.grid import read_folder
-from lrnn.sweep.select import make_row
+from lrnn.sweep.select import Row, make_row
 from lrnn.sweep.table_report import write_report
 
+DEFAULT_LENGTHS = 2  # columns for the longest lengths
 
-def table(run_dir: str = "runs/table3", out: str | None = None) -> None:
+
+def table(run_dir: str = "runs/table3", out: str | None = None, lengths: Sequence[int] | None = None) -> None:
     """Print the paper's scores beside those of a sweep; write table.md, table.csv, runs.csv and pictures.
 
     Args:
-        run_dir: folder of the sweep; it need not be finished.
-        out: where to write; the sweep's folder when absent.
+        run_dir: Folder of the sweep. The sweep need not be finished.
+        out: Folder to write to. Defaults to the folder of the sweep.
+        lengths: Sequence lengths that have a column of their own. Defaults to the two longest among the lengths that
+            were scored beyond those of the test set.
     """
     rows = [make_row(cell, run_dir) for cell in read_folder(run_dir)]
-    tasks = {}  # as they were run
+    tasks: dict[str, Any] = {}
     for row in rows:
         if row.chosen and row.cell.task not in tasks:
-            task = row.chosen[0].configuration["data"]
-            tasks[row.cell.task] = getattr(data, task["class_path"].removeprefix("data."))(**task["init_args"])
-    # as wide as the table, in a narrower terminal too: a number that is cut off is worse than a line that is broken
-    console = Console(highlight=False, width=max(Console().width, 150))
-    write_report(rows, tasks, Path(out or run_dir), console)
+            tasks[row.cell.task] = _build_task(row)
+    scored = sorted({length for row in rows for one in row.chosen for length in one.curve})
+    if lengths is None:
+        longest_test = max((task.test_lengths[1] for task in tasks.values()), default=0)
+        lengths = [length for length in scored if length > longest_test][-DEFAULT_LENGTHS:]
+    elif unknown := set(lengths) - set(scored):
+        raise ConfigError(f"lengths: no run was scored at {sorted(unknown)}; the runs were scored at {scored}")
+    # a terminal that is narrower than the table breaks its lines, and cuts off no number
+    console = Console(highlight=False, width=max(Console().width, 120))
+    write_report(rows, tasks, lengths, Path(out or run_dir), console)
+
+
+def _build_task(row: Row) -> L.LightningDataModule:
+    """Build the task with the arguments of the row's runs."""
+    configuration = row.chosen[0].configuration["data"]
+    return instantiate("data", L.LightningDataModule, configuration["class_path"], configuration["init_args"])
 
 
 def main() -> None:
-    command(table, "lrnn.sweep.table")
+    command(table, "lrnn.table")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """The paper's table and Figure 6 for the runs of a sweep: on the screen, as Markdown, CSV and pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any
+from statistics import mean, median
+from typing import Any, Protocol
 
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -16,98 +17,142 @@ from lrnn.sweep.published import PUBLISHED, Published
 from lrnn.sweep.select import Row, median_deviation
 from lrnn.sweep.tabular import markdown, write_csv
 
-HEADER = ("model", "paper best", "paper median", "our best", "our median", "to paper", "seeds", "rate", "steps")
-KEPT_HEADER = ("kept best", "kept median")  # where a run has kept any
-COLUMNS = (
-    *("task", "model", "paper_best", "paper_median", "paper_deviation"),
-    *("best", "median", "deviation", "to_paper", "seeds", "rate", "steps"),
-    *("kept_best", "kept_median"),
-)
 EXPLANATION = (
-    "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set: the best seed, and the median of the seeds "
-    "± their median absolute deviation. To paper: our best less the paper's, or our median if its best is not known. "
-    "The rate is the one whose seeds have the best median on validation data."
+    "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
+    "median of the seeds. Difference: our best minus the paper's, or our median minus the paper's where its best is "
+    "unknown. Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
+    "s: mean seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
 )
 KEPT_EXPLANATION = (
-    "Our best and median are of the weights at the end; kept best and kept median of those weights of each seed that, "
-    "in training, scored best on a validation set of the test lengths."
+    "These scores are of the last weights. Kept: the same for those weights of each seed that scored best during "
+    "training, on a validation set of the test lengths."
 )
 
 
-def write_report(rows: Sequence[Row], tasks: Mapping[str, SyntheticTask], folder: Path, console: Console) -> None:
-    """`tasks` are those on which anything was run."""
+class Task(Protocol):
+    """What the table reads of a task."""
+
+    train_lengths: tuple[int, int]
+    test_lengths: tuple[int, int]
+    test_samples: int
+    chance: float
+
+
+def write_report(
+    rows: Sequence[Row], tasks: Mapping[str, Task], lengths: Sequence[int], folder: Path, console: Console
+) -> None:
+    """Print the table; write table.md, table.csv, runs.csv and a picture of each task.
+
+    Args:
+        rows: Rows of the table, for all tasks.
+        tasks: Tasks on which any run is finished, by name.
+        lengths: Sequence lengths that have a column of their own.
+        folder: Folder to write to.
+        console: Console to print to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    header: tuple[str, ...] = HEADER
-    explanation = EXPLANATION
-    if any(one.kept is not None for row in rows for one in row.chosen):
-        header, explanation = (*HEADER, *KEPT_HEADER), f"{EXPLANATION} {KEPT_EXPLANATION}"
+    kept = any(one.kept is not None for row in rows for one in row.chosen)
+    header = (
+        *("model", "paper", "ours", "difference", "seeds"),
+        *(f"at {length:,}" for length in lengths),
+        *("s", "rate", "steps"),
+        *(("kept",) if kept else ()),
+    )
+    explanation = f"{EXPLANATION} {KEPT_EXPLANATION}" if kept else EXPLANATION
     lines = [explanation]
     for name in dict.fromkeys(row.cell.task for row in rows):
         its_rows = [row for row in rows if row.cell.task == name]
-        texts = [_texts(_values(row), row)[: len(header)] for row in its_rows]
-        caption = _describe(tasks[name]) if name in tasks else "Nothing was run."
-        printed = Table(title=name, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
-        for heading in header:
-            printed.add_column(heading, no_wrap=True)
-        for cells in texts:
-            printed.add_row(*map(escape, cells))
-        console.print(printed)
+        texts = [_texts(_values(row, lengths), row, lengths)[: len(header)] for row in its_rows]
+        caption = _describe(tasks[name]) if name in tasks else "No run is finished."
+        console.print(_printed(name, caption, header, texts))
         lines += ["", f"## {name}", "", caption, "", *markdown(header, texts)]
         if name in tasks:
-            curves = {row.cell.model: [one.curve for one in row.chosen] for row in its_rows if row.chosen}
-            figure = length_figure(curves, tasks[name].train_lengths[1])
-            figure.axes[0].set_title(name)
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            _figure(name, its_rows, tasks[name]).savefig(folder / f"{name}.png", dpi=150)
             lines += ["", f"![Scaled accuracy against sequence length]({name}.png)"]
-    lines += ["", "## One command a cell", "", "It trains the best seed again.", "", "```sh"]
+    lines += ["", "## Commands", "", "Each command trains the best seed of a row again.", "", "```sh"]
     best = [max(row.chosen, key=lambda one: one.test) for row in rows if row.chosen]
     lines += [*(one.run.command() for one in best), "```"]
     (folder / "table.md").write_text("\n".join(lines) + "\n")
-    write_csv(folder / "table.csv", [_values(row) for row in rows])
+    write_csv(folder / "table.csv", [_values(row, lengths) for row in rows])
     write_csv(folder / "runs.csv", [values for row in rows for values in _runs(row)])
     console.print(f"{explanation}\nwritten to {folder}: table.md, table.csv, runs.csv, a picture of each task")
 
 
-def _values(row: Row) -> dict[str, Any]:
-    """By COLUMNS; None where there is nothing."""
+def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Sequence[str]]) -> Table:
+    printed = Table(title=name, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in header:
+        printed.add_column(heading, no_wrap=heading != "seeds", min_width=6 if heading == "seeds" else None)
+    for cells in texts:
+        printed.add_row(*map(escape, cells))
+    return printed
+
+
+def _figure(name: str, rows: Sequence[Row], task: Task) -> Figure:
+    curves = {row.cell.model: [one.curve for one in row.chosen] for row in rows if row.chosen}
+    figure = length_figure(curves, task.train_lengths[1])
+    figure.axes[0].set_title(name)
+    return figure
+
+
+def _values(row: Row, lengths: Sequence[int]) -> dict[str, Any]:
+    """Return the numbers of a row, by column of table.csv; None where there is none."""
     paper = PUBLISHED.get(row.cell.task, {}).get(row.cell.model, Published(None, None, None))
-    values = dict.fromkeys(COLUMNS) | {"task": row.cell.task, "model": row.cell.model, "seeds": len(row.chosen)}
-    values |= {"paper_best": paper.best, "paper_median": paper.median, "paper_deviation": paper.deviation}
-    if scores := row.scores:
-        one = row.chosen[0]
-        values |= {"best": max(scores), "median": median(scores), "deviation": median_deviation(scores)}
-        pairs = ((max(scores), paper.best), (median(scores), paper.median))
-        values["to_paper"] = next((ours - theirs for ours, theirs in pairs if theirs is not None), None)
-        values |= {"rate": one.run.learning_rate, "steps": one.configuration["trainer"]["max_steps"]}
-        kept = [one.kept for one in row.chosen if one.kept is not None]
-        if kept:
-            values |= {"kept_best": max(kept), "kept_median": median(kept)}
-    return values
+    scores, chosen = row.scores, row.chosen
+    seconds = [time for one in chosen if (time := one.run.seconds()) is not None]
+    kept = [one.kept for one in chosen if one.kept is not None]
+    pairs = ((_of(max, scores), paper.best), (_of(median, scores), paper.median))
+    return {
+        "task": row.cell.task,
+        "model": row.cell.model,
+        "paper_best": paper.best,
+        "paper_median": paper.median,
+        "paper_deviation": paper.deviation,
+        "best": _of(max, scores),
+        "median": _of(median, scores),
+        "deviation": _of(median_deviation, scores),
+        "difference": next((a - b for a, b in pairs if a is not None and b is not None), None),
+        "seeds": len(chosen),
+        **{f"at_{n}": _of(median, [one.curve[n] for one in chosen if n in one.curve]) for n in lengths},
+        "seconds": _of(mean, seconds),
+        "rate": chosen[0].run.learning_rate if chosen else None,
+        "steps": chosen[0].configuration["trainer"]["max_steps"] if chosen else None,
+        "kept_best": _of(max, kept),
+        "kept_median": _of(median, kept),
+    }
 
 
-def _texts(values: Mapping[str, Any], row: Row) -> tuple[str, ...]:
-    """By HEADER and KEPT_HEADER."""
+def _of(function: Callable[[Sequence[float]], float], values: Sequence[float]) -> float | None:
+    return function(values) if values else None
 
-    def spread(name: str) -> str:
-        middle, deviation = values[f"{name}median"], values[f"{name}deviation"]
-        return "-" if middle is None else f"{middle:.3f} ± {deviation:.3f}"
 
+def _texts(values: Mapping[str, Any], row: Row, lengths: Sequence[int]) -> tuple[str, ...]:
+    """Return the texts of a row, by column of the printed table."""
+    scores = " ".join(f"{score:.3f}" for score in sorted(row.scores, reverse=True))
+    missing = len(row.cell.seeds) - len(row.chosen)
     return (
         row.cell.model,
-        "-" if values["paper_best"] is None else f"{values['paper_best']:.3f}",
-        spread("paper_"),
-        "not run" if values["best"] is None else f"{values['best']:.3f}",
-        spread(""),
-        "-" if values["to_paper"] is None else f"{values['to_paper']:+.3f}",
-        f"{values['seeds']} of {len(row.cell.seeds)}",
-        "-" if values["rate"] is None else f"{values['rate']:g}",
-        "-" if values["steps"] is None else f"{values['steps']:,}",
-        *("-" if values[name] is None else f"{values[name]:.3f}" for name in ("kept_best", "kept_median")),
+        _pair(values["paper_best"], values["paper_median"]),
+        _pair(values["best"], values["median"]) if row.chosen else "not run",
+        _text(values["difference"], "+.3f"),
+        f"{scores} ({len(row.chosen)} of {len(row.cell.seeds)})".strip() if missing else scores,
+        *(_text(values[f"at_{length}"], ".3f") for length in lengths),
+        _text(values["seconds"], ",.0f"),
+        _text(values["rate"], "g"),
+        _text(values["steps"], ","),
+        _pair(values["kept_best"], values["kept_median"]),
     )
 
 
+def _pair(best: float | None, middle: float | None) -> str:
+    return "-" if best is None and middle is None else f"{_text(best, '.3f')}/{_text(middle, '.3f')}"
+
+
+def _text(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)
+
+
 def _runs(row: Row) -> list[dict[str, Any]]:
-    """Every finished run of a cell, with those rates too that were not selected."""
+    """Return every finished run of a cell, also those with other rates than the selected one, by column of runs.csv."""
     return [
         {
             "task": row.cell.task,
@@ -118,16 +163,20 @@ def _runs(row: Row) -> list[dict[str, Any]]:
             "validation": one.validation,
             "test": one.test,
             "kept": one.kept,
+            "seconds": one.run.seconds(),
             **{f"at_{length}": score for length, score in one.curve.items()},
         }
         for one in row.finished
     ]
 
 
-def _describe(task: SyntheticTask) -> str:
-    constant = (task.constant_accuracy() - task.chance) / (1 - task.chance)
-    return (
+def _describe(task: Task) -> str:
+    text = (
         f"Trained on lengths {task.train_lengths[0]} to {task.train_lengths[1]}, tested on {task.test_lengths[0]} to "
         f"{task.test_lengths[1]} ({task.test_samples:,} sequences). A score of 0 is chance, an accuracy of "
-        f"{task.chance:.3f}; the best constant answer scores {constant:.3f}."
+        f"{task.chance:.3f}"
     )
+    if not isinstance(task, SyntheticTask):
+        return f"{text}."
+    constant = (task.constant_accuracy() - task.chance) / (1 - task.chance)
+    return f"{text}; the best constant answer scores {constant:.3f}."

@@ -40,5 +40,5 @@ def test_a_folder_without_events_is_named(tmp_path):
 
 def test_two_runs_of_one_name_are_refused(tmp_path):
     runs = [write_run(tmp_path / part / "run", [("train/loss", 1, 1.0)]) for part in ("x", "y")]
-    with pytest.raises(ConfigError, match="run_dirs: two folders have one name"):
+    with pytest.raises(ConfigError, match="run_dirs: every folder must have a name of its own"):
         curves(runs, str(tmp_path / "out"))

@@ -1,12 +1,12 @@
-"""Runs that share a GPU, with a program in the place of NVIDIA's that only notes how it is called."""
+"""Runs that share a GPU, with a program in the place of NVIDIA's that only records how it is called."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from lrnn.sweep.device import Device
 from lrnn.sweep.mps import PIPES, shared_gpus
-from lrnn.sweep.schedule import Device
 
 
 @pytest.mark.parametrize("works", [True, False])
@@ -31,7 +31,7 @@ def test_without_mps_runs_take_turns(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv(PIPES, raising=False)
     with shared_gpus(lambda: True) as how:
-        assert "nvidia-cuda-mps-control, with which they would share it, is not there" in how
+        assert "nvidia-cuda-mps-control, which lets them share it, is not installed" in how
         assert PIPES not in os.environ
     monkeypatch.setenv(PIPES, "elsewhere")  # one that runs already
     with shared_gpus(lambda: True) as how:

@@ -1,4 +1,4 @@
-"""Sweeps, with a program in lrnn.fit's place that takes no time; and every cell of ours as lrnn.fit takes it."""
+"""Sweeps, with a program in the place of lrnn.fit that takes no time, and every cell of ours as lrnn.fit takes it."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,46 +15,52 @@ import yaml
 
 from lrnn.fit import FitCLI
 from lrnn.runtime.errors import ConfigError
-from lrnn.sweep import schedule as scheduling
-from lrnn.sweep.__main__ import sweep
+from lrnn.sweep import attempt as attempts
+from lrnn.sweep.__main__ import main, sweep
+from lrnn.sweep.attempt import Slot, begin
+from lrnn.sweep.device import Device
 from lrnn.sweep.grid import Block, Cell, claim_folder, make_cells, read_folder
-from lrnn.sweep.schedule import Device, Schedule, start
+from lrnn.sweep.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
+# with arguments it takes the place of lrnn.fit, without any that of lrnn.sweep.worker
 FAKE_FIT = """
 import json, os, signal, sys, time
 from pathlib import Path
+from lrnn.sweep.worker import serve
 
-options = dict(argument[2:].split("=", 1) for argument in sys.argv[1:])
-folder = Path(options["run_dir"])
-if "resume" not in options:
-    folder.mkdir()  # as lrnn.fit does, it refuses a folder that is there
-with open(folder.parent / "started", "a") as file:
-    file.write(f"{folder.name} {'resume' in options} {os.environ.get('CUDA_VISIBLE_DEVICES')}\\n")
+def fit(arguments, report=None):
+    options = dict(argument[2:].split("=", 1) for argument in arguments)
+    folder = Path(options["run_dir"])
+    if "resume" not in options:
+        folder.mkdir()  # fails if the folder exists, as lrnn.fit does
 
-def leave_a_checkpoint(*_):
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints/last.ckpt").touch()
-    sys.exit("Interrupt: stopped")
+    def leave_a_checkpoint(*_):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints/last.ckpt").touch()
+        sys.exit("Interrupt: stopped")
 
-signal.signal(signal.SIGINT, leave_a_checkpoint)
-seconds = float(options.get("seconds", 0.05))
-if options.get("fails") == options["seed_everything"] or os.environ.get("CUDA_VISIBLE_DEVICES") == "lost":
-    print("Traceback (most recent call last):\\nRuntimeError: out of order\\nfor help see elsewhere", flush=True)
-    sys.exit(1)
-time.sleep(0 if "resume" in options else seconds)
-(folder / "length_generalization.json").write_text(json.dumps({"scaled_accuracy": 0.5}))
+    signal.signal(signal.SIGINT, leave_a_checkpoint)
+    with open(folder.parent / "started", "a") as file:
+        file.write(f"{folder.name} {'resume' in options} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.getpid()}\\n")
+    if options.get("fails") == options["seed_everything"] or os.environ.get("CUDA_VISIBLE_DEVICES") == "lost":
+        print("Traceback (most recent call last):\\nRuntimeError: out of order\\nfor help see elsewhere", flush=True)
+        sys.exit(1)
+    if options.get("dies") == options["seed_everything"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0 if "resume" in options else float(options.get("seconds", 0.05)))
+    (folder / "length_generalization.json").write_text(json.dumps({"scaled_accuracy": 0.5}))
+
+fit(sys.argv[1:]) if sys.argv[1:] else serve(fit)
 """
+COMMAND = (sys.executable, "-c", FAKE_FIT)
 
 
 @pytest.fixture(autouse=True)
-def fit(tmp_path, monkeypatch):
-    """The program that takes lrnn.fit's place."""
-    (tmp_path / "fit.py").write_text(FAKE_FIT)
-    command = (sys.executable, str(tmp_path / "fit.py"))
-    monkeypatch.setattr(scheduling, "FIT", command)
+def _fake_fit(monkeypatch):
+    monkeypatch.setattr(attempts, "FIT", COMMAND)
+    monkeypatch.setattr(attempts, "WORKER", COMMAND)
     monkeypatch.chdir(ROOT)
-    return command
 
 
 def make_cell(*arguments, seeds=(0, 1, 2), rates=(0.1,), model="Model [0, 1]"):
@@ -61,6 +68,7 @@ def make_cell(*arguments, seeds=(0, 1, 2), rates=(0.1,), model="Model [0, 1]"):
 
 
 def started(root, cell):
+    """The runs that were started, each as [name, whether it was resumed, GPU, process]."""
     return [line.split() for line in (root / cell.folder / "started").read_text().splitlines()]
 
 
@@ -69,60 +77,109 @@ def run_to_the_end(*schedules):
         for schedule in schedules:
             schedule.tick()
         time.sleep(0.01)
+    for schedule in schedules:
+        schedule.close()
 
 
-def test_two_sweeps_at_once_train_each_run_once(tmp_path):
+def wait_for(condition):
+    while not condition():
+        time.sleep(0.02)  # pytest-timeout ends a test that waits in vain
+
+
+@pytest.mark.parametrize("gpu", [None, "0"])
+def test_two_sweeps_at_once_train_each_run_once(gpu, tmp_path):
     cell = make_cell(seeds=tuple(range(8)))
-    schedules = [Schedule(cell.runs(tmp_path / "sweep"), [Device(None), Device(None)]) for _ in range(2)]
+    schedules = [Schedule(cell.runs(tmp_path / "sweep"), [Device(gpu), Device(gpu)]) for _ in range(2)]
     run_to_the_end(*schedules)
-    assert sorted(name for name, *_ in started(tmp_path / "sweep", cell)) == [f"lr0.1_seed{seed}" for seed in range(8)]
+    runs = started(tmp_path / "sweep", cell)
+    assert sorted(name for name, *_ in runs) == [f"lr0.1_seed{seed}" for seed in range(8)]
     assert all(len(schedule.done) == 8 and not schedule.failed for schedule in schedules)
+    processes = {process for *_, process in runs}
+    assert len(processes) == 8 if gpu else len(processes) <= 4
+    assert all(run.seconds() >= 0.05 for run in cell.runs(tmp_path / "sweep"))
 
 
-def test_a_run_is_locked_until_its_own_process_ends(tmp_path):
-    [run] = make_cell("--seconds=60", seeds=(0,)).runs(tmp_path / "sweep")
-    first = start(run, Device(None))
-    first.lock.close()  # all that happens to it when the sweep is killed
-    assert start(run, Device(None)) is None
+@pytest.mark.parametrize("gpu", [None, "0"])
+def test_a_run_is_locked_until_the_process_that_trains_it_ends(gpu, tmp_path):
+    cell = make_cell("--seconds=600", seeds=(0,))
+    [run] = cell.runs(tmp_path / "sweep")
+    slot = Slot(Device(gpu))
+    first = begin(run, slot)
+    wait_for(lambda: run.folder.exists())
+    first.lock.close()  # this and closing the worker's input is all that happens to a run when its sweep is killed
+    if slot.worker:
+        slot.worker.dismiss()
+    assert begin(run, Slot(Device(gpu))) is None
     first.process.kill()
     first.process.wait()
-    second = start(run, Device(None))
+    other = Slot(Device(gpu))
+    second = begin(run, other)
     second.process.kill()
     second.process.wait()
-    second.lock.close()
+    second.close()
+    for worker in filter(None, (slot.worker, other.worker)):
+        worker.close()
+
+
+def test_a_worker_finishes_its_run_when_the_sweep_is_killed(tmp_path):
+    [run] = make_cell("--seconds=0.5", seeds=(0,)).runs(tmp_path / "sweep")
+    slot = Slot(Device(None))
+    attempt = begin(run, slot)
+    wait_for(lambda: run.folder.exists())
+    attempt.lock.close()
+    with closing(slot.worker):
+        slot.worker.process.stdout.close()  # nobody reads its reports
+    assert slot.worker.process.returncode == 0 and run.result()
 
 
 def test_a_run_that_fails_is_named_and_loses_no_other(tmp_path, capsys):
-    block = Block({"A": "--fails=1", "B": ""}, {"task": ""})
+    block = Block({"A": "--fails=1", "B": "--dies=2"}, {"task": ""})
     options = {"run_dir": str(tmp_path / "sweep"), "learning_rates": [0.1], "accelerator": "cpu", "devices": 2}
-    with pytest.raises(ConfigError, match=r"1 of 6 runs are missing: A on task, rate 0.1, seed 1$"):
+    missing = r"2 of 6 runs are missing: A on task, rate 0.1, seed 1; B on task, rate 0.1, seed 2$"
+    with pytest.raises(ConfigError, match=missing):
         sweep(cells=[block], **options)
     out = " ".join(capsys.readouterr().out.split())
     assert "seed 1: failed, RuntimeError: out of order" in out and "lr0.1_seed1.log" in out
+    assert "B on task, rate 0.1, seed 2: failed, killed by signal 9" in out
     folders = [tmp_path / "sweep/task" / name for name in ("a", "b")]
-    assert [len(list(folder.glob("*/length_generalization.json"))) for folder in folders] == [2, 3]
-    with pytest.raises(ConfigError, match="1 of 6 runs are missing"):  # only that one is tried again
+    assert [len(list(folder.glob("*/length_generalization.json"))) for folder in folders] == [2, 2]
+    with pytest.raises(ConfigError, match="2 of 6 runs are missing"):  # only those are tried again
         sweep(cells=[block], **options)
-    assert [len((folder / "started").read_text().splitlines()) for folder in folders] == [4, 3]
+    assert [len((folder / "started").read_text().splitlines()) for folder in folders] == [4, 4]
 
 
-def test_ctrl_c_leaves_checkpoints_from_which_the_same_command_goes_on(tmp_path, fit):
+@pytest.mark.parametrize("ended", ["in training", "idle"])
+def test_a_worker_that_dies_is_replaced(ended, tmp_path):
+    arguments = ["--dies=0"] if ended == "in training" else []
+    first, second = make_cell(*arguments, seeds=(0, 1)).runs(tmp_path / "sweep")
+    slot = Slot(Device(None))
+    attempt = begin(first, slot)
+    wait_for(attempt.ended)
+    attempt.close()
+    dead = slot.worker
+    dead.process.kill()
+    dead.process.wait()
+    attempt = begin(second, slot)
+    wait_for(attempt.ended)
+    attempt.close()
+    slot.worker.close()
+    assert slot.worker is not dead and second.result() and bool(first.result()) == (ended == "idle")
+
+
+def test_ctrl_c_leaves_checkpoints_from_which_the_same_command_goes_on(tmp_path):
     grid = {"run_dir": str(tmp_path / "sweep"), "learning_rates": [0.1], "seeds": [0, 1], "accelerator": "cpu"}
-    grid |= {"devices": 2, "cells": [{"models": {"A": "--seconds=60"}, "tasks": {"task": ""}}]}
+    grid |= {"devices": 2, "cells": [{"models": {"A": "--seconds=600"}, "tasks": {"task": ""}}]}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
-    code = f"from lrnn.sweep import schedule; schedule.FIT = {fit}; from lrnn.sweep.__main__ import main; main()"
+    code = f"from lrnn.sweep import attempt; attempt.WORKER = {COMMAND}; from lrnn.sweep.__main__ import main; main()"
     command = [sys.executable, "-c", code, f"--config={tmp_path}/grid.yaml"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "sweep/task/a/started"
-    while not log.exists() or len(log.read_text().splitlines()) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(0.2)  # for the handlers in the runs
+    wait_for(lambda: process.poll() is not None or (log.exists() and log.read_text().count("\n") == 2))
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate()
     assert process.returncode == 1 and errors == "interrupted: the same command goes on where it stopped\n"
     assert len(list(tmp_path.glob("sweep/task/a/*/checkpoints/last.ckpt"))) == 2
-    subprocess.run(command, check=True, timeout=30)
+    subprocess.run(command, check=True)
     assert sorted(line.split()[1] for line in log.read_text().splitlines()) == ["False"] * 2 + ["True"] * 2
     assert len(list(tmp_path.glob("sweep/task/a/*/length_generalization.json"))) == 2
 
@@ -134,10 +191,10 @@ def test_a_gpu_that_vanishes_is_retired_and_the_others_go_on(tmp_path, monkeypat
     run_to_the_end(schedule)
     assert len(schedule.done) + len(schedule.failed) == 9 and 2 <= len(schedule.failed) <= 3
     assert set(schedule.failed.values()) == {"GPU lost does not answer any more; RuntimeError: out of order"}
-    on = [gpu for *_, gpu in started(tmp_path / "sweep", cell)]
+    on = [gpu for _, _, gpu, _ in started(tmp_path / "sweep", cell)]
     assert on.count("lost") == len(schedule.failed) and on.count("7") == len(schedule.done)
 
-    schedule = Schedule(schedule.failed, [Device("lost")])  # none is left: what has not run is told
+    schedule = Schedule(schedule.failed, [Device("lost")])  # no device is left: the waiting runs stay waiting
     run_to_the_end(schedule)
     assert len(schedule.failed) == 2 and len(schedule.waiting) == max(0, on.count("lost") - 2)
 
@@ -170,7 +227,7 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
     config.write_text("width: 1  # a comment is not a difference")
     claim_folder(folder, [make_cell(argument)])
     assert json.loads((folder / "grid.json").read_text()) == json.loads(before)
-    with pytest.raises(ConfigError, match="is there, but not made by a sweep"):
+    with pytest.raises(ConfigError, match="exists, but is not the folder of a sweep"):
         claim_folder(tmp_path, [make_cell(argument)])
 
 
@@ -179,17 +236,17 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
     [
         ({"seeds": [0, 0]}, r"seeds: must be different values, at least one, got \[0, 0\]"),
         ({"learning_rates": []}, "learning_rates: must be different values"),
-        ({"cells": []}, "cells: there is none"),
+        ({"cells": []}, "cells: must have at least one model"),
         ({"cells": [Block({"A": "", "a": ""}, {"task": ""})]}, "cells: a on task occurs twice"),
         (
             {"cells": [Block({"A": "--model.width 3"}, {"task": ""})]},
-            "arguments are written --key=value, got --model.wid",
+            "arguments must be written --key=value, got --model.wid",
         ),
         (
             {"cells": [Block({"A": "--config=conf/no.yaml"}, {"task": ""})]},
-            "A on task names conf/no.yaml, which is not",
+            "A on task names conf/no.yaml, which does not exist",
         ),
-        ({"only": "B*"}, "only: no cell and no run is called B.*there are A on task, and A on task, rate 0.1, seed 0"),
+        ({"only": "B*"}, r"only: no cell and no run matches B\*; cells: A on task; a run: A on task, rate 0.1, seed 0"),
         ({"runs_per_device": 0}, "runs_per_device: must be at least 1, got 0"),
         ({"devices": 0}, "devices: must be at least 1, got 0"),
     ],
@@ -216,14 +273,23 @@ def test_cells_and_runs_are_chosen_by_name(only, expected, tmp_path, capsys):
     assert [f"{'B' if name == 'b' else 'A [0, 1]'}: {rate} {seed}" for rate, seed, name in runs] == expected
 
 
+def test_the_configuration_of_a_run_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sweep", "--config", "conf/parity.yaml"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == (
+        "error: config: conf/parity.yaml configures a run; use python -m lrnn.fit --config conf/parity.yaml"
+    )
+
+
 def grid_of(path):
     config = yaml.safe_load((ROOT / path).read_text())
     blocks = [Block(**block) for block in config["cells"]]
-    return make_cells(blocks, config["learning_rates"], config["seeds"], config["arguments"])
+    return make_cells(blocks, config["learning_rates"], config["seeds"], config.get("arguments", ""))
 
 
 @pytest.mark.parametrize(
-    "path", ["conf/paper/table3.yaml", "conf/table_quick.yaml", "conf/paper/parity.yaml", "conf/paper/arithmetic.yaml"]
+    "path", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("conf/sweeps/*.yaml") if path.stem != "quick")
 )
 def test_every_argument_of_a_sweep_is_one_of_fit(path, tmp_path):
     seen = set()
@@ -241,7 +307,7 @@ def test_every_argument_of_a_sweep_is_one_of_fit(path, tmp_path):
             assert cli.config.trainer.gradient_clip_val == (None if xlstm else 1.0)
             model, data = cli.config.model.init_args, cli.config.data
             assert (model.layers, model.width) == (3, 64 if xlstm else 128)
-            usual = 256 if path == "conf/paper/arithmetic.yaml" else 1024
+            usual = 256 if path == "conf/sweeps/arithmetic.yaml" else 1024
             assert data.init_args.batch_size == (512 if cell.model == "mLSTM" else usual)
             assert data.init_args.get("multiplication", False) == cell.task.endswith("times")
             assert data.class_path == f"data.{type(cli.datamodule).__name__}" != "data.Parity"

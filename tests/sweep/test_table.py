@@ -62,16 +62,19 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         run.folder.mkdir(parents=True)
         (run.folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 12_000}, "data": task}))
         validation, test = SCORES[run.learning_rate, run.seed]
-        result = {"validation_scaled_accuracy": validation, "scaled_accuracy": test, "scaled_accuracy_at": {"40": test}}
+        result = {"validation_scaled_accuracy": validation, "scaled_accuracy": test}
+        result["scaled_accuracy_at"] = {"40": test, "1024": test + 0.1}
         (run.folder / "length_generalization.json").write_text(json.dumps(result))
+        run.add_seconds(10 * run.seed + 9)
+        run.add_seconds(1)
 
     out = tmp_path / "out"
     table(str(tmp_path / "sweep"), str(out))
     text = (out / "table.md").read_text()
-    paper = "0.971 | 0.826 ± 0.146"
-    assert f"| DeltaNet [-1, 1] | {paper} | 0.400 | 0.200 ± 0.100 | -0.571 | 3 of 3 | 0.001 | 12,000 |" in text
-    assert "| Mamba [0, 1] | 0.095 | 0.066 ± 0.029 | not run | - | - | 0 of 2 | - | - |" in text
-    assert "## parity\n\nNothing was run.\n" in text and "| Ours | - | - | not run |" in text
+    ours = "| DeltaNet [-1, 1] | 0.971/0.826 | 0.400/0.200 | -0.571 | 0.400 0.200 0.100"
+    assert f"{ours} | 0.300 | 20 | 0.001 | 12,000 |" in text
+    assert "| Mamba [0, 1] | 0.095/0.066 | not run | - | (0 of 2) | - | - | - | - |" in text
+    assert "## parity\n\nNo run is finished.\n" in text and "| Ours | - | not run |" in text
     assert (
         "tested on 40 to 256 (100 sequences). A score of 0 is chance, an accuracy of 0.200; the best constant" in text
     )
@@ -82,7 +85,8 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
 
     with (out / "table.csv").open() as file:
         cell, not_run, _ = csv.DictReader(file)
-    assert (cell["best"], float(cell["to_paper"])) == ("0.4", pytest.approx(0.4 - 0.971))
+    assert (cell["best"], float(cell["difference"])) == ("0.4", pytest.approx(0.4 - 0.971))
+    assert (cell["at_1024"], cell["deviation"], cell["paper_deviation"]) == ("0.30000000000000004", "0.1", "0.146")
     assert (not_run["model"], not_run["best"], not_run["paper_best"]) == ("Mamba [0, 1]", "", "0.095")
     with (out / "runs.csv").open() as file:
         runs = {(float(run["rate"]), int(run["seed"])): run for run in csv.DictReader(file)}
@@ -96,8 +100,15 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         (run.folder / "length_generalization.json").write_text(json.dumps(result))
     table(str(tmp_path / "sweep"), str(out))
     text = (out / "table.md").read_text()
-    assert f"| {paper} | 0.400 | 0.200 ± 0.100 | -0.571 | 3 of 3 | 0.001 | 12,000 | 0.900 | 0.800 |" in text
-    assert "| not run | - | - | 0 of 2 | - | - | - | - |" in text
+    assert f"{ours} | 0.300 | 20 | 0.001 | 12,000 | 0.900/0.800 |" in text
+    assert "| not run | - | (0 of 2) | - | - | - | - | - |" in text
+
+    run.folder.joinpath("length_generalization.json").unlink()  # of the last seed of the rate that was chosen
+    table(str(tmp_path / "sweep"), str(out), lengths=[40])
+    header = "| model | paper | ours | difference | seeds | at 40 | s | rate | steps | kept |"
+    assert header in (out / "table.md").read_text()
+    with pytest.raises(ConfigError, match=r"lengths: no run was scored at \[41\]; .* scored at \[40, 1024\]"):
+        table(str(tmp_path / "sweep"), str(out), lengths=[40, 41])
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path):
@@ -106,8 +117,31 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path):
 
 
 def test_published_cells_are_those_of_the_sweep():
-    with open("conf/paper/table3.yaml") as file:
+    with open("conf/sweeps/table3.yaml") as file:
         blocks = yaml.safe_load(file)["cells"]
     cells = {(task, model) for block in blocks for task in block["tasks"] for model in block["models"]}
     published = {(task, model) for task, rows in PUBLISHED.items() for model in rows}
     assert published <= cells and len(published) == 28
+
+
+def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):
+    (tmp_path / "my_tasks.py").write_text(
+        "import lightning as L\n"
+        "class Mine(L.LightningDataModule):\n"
+        "    chance, train_lengths, test_lengths, test_samples = 0.25, (1, 4), (5, 6), 7\n"
+        "    def __init__(self, colour: str):\n"
+        "        super().__init__()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    cell = Cell("Model", "my_task", (), (0.1,), (0,))
+    claim_folder(tmp_path / "sweep", [cell])
+    [run] = cell.runs(tmp_path / "sweep")
+    run.folder.mkdir(parents=True)
+    task = {"class_path": "my_tasks.Mine", "init_args": {"colour": "red"}}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 1}, "data": task}))
+    result = {"validation_scaled_accuracy": 0.5, "scaled_accuracy": 0.5, "scaled_accuracy_at": {"6": 0.5, "8": 0.25}}
+    (run.folder / "length_generalization.json").write_text(json.dumps(result))
+    table(str(tmp_path / "sweep"))
+    text = (tmp_path / "sweep/table.md").read_text()
+    assert "tested on 5 to 6 (7 sequences). A score of 0 is chance, an accuracy of 0.250.\n" in text
+    assert "| Model | - | 0.500/0.500 | - | 0.500 | 0.250 | - | 0.1 | 1 |" in text  # at 8; nothing noted its seconds
