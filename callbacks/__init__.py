@@ -1,6 +1,7 @@
-"""Lightning callbacks: schedule, evaluation, checkpoints."""
+"""Lightning callbacks: learning-rate schedule, evaluation, checkpoints, compilation and measurement."""
 
 from callbacks.activation_checkpointing import ActivationCheckpointing
+from callbacks.best_weights import BestWeights
 from callbacks.checkpoint import ResumableCheckpoint
 from callbacks.compile_training import CompileTraining
 from callbacks.cosine_warmup import CosineWarmup
@@ -13,6 +14,7 @@ from callbacks.throughput import Throughput
 
 __all__ = [
     "ActivationCheckpointing",
+    "BestWeights",
     "CompileTraining",
     "CosineWarmup",
     "FullySharded",

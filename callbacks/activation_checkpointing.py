@@ -1,19 +1,22 @@
-"""Memory for time: what a block computes is computed again in the backward pass, --trainer.callbacks+=..."""
+"""Save memory by computing activations twice: --trainer.callbacks+=callbacks.ActivationCheckpointing"""
 
 from functools import partial
 
 import lightning as L
 from torch.utils.checkpoint import checkpoint
 
+from callbacks.contract import trained_model
+
 
 class ActivationCheckpointing(L.Callback):
-    """Keeps the input of every block that the model names in `hot_paths()`, and nothing from inside it.
+    """Keeps only the input of each block in the forward pass and computes the block again in the backward pass.
 
-    A third more arithmetic. Compiled or sharded blocks stay so.
+    The blocks are those that the model names in `hot_paths()`. A step takes about a third more arithmetic. Blocks
+    may be compiled or sharded as well.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for module, name in pl_module.hot_paths():  # type: ignore[operator]
+        for module, name in trained_model(pl_module).hot_paths():
             method = getattr(module, name)
-            if module is not pl_module and not isinstance(method, partial):  # else it is from an earlier fit
+            if module is not pl_module and not isinstance(method, partial):  # a partial was set by an earlier fit
                 setattr(module, name, partial(checkpoint, method, use_reentrant=False, preserve_rng_state=False))

@@ -1,4 +1,4 @@
-"""Checkpoints that a run can be resumed from, after Ctrl-C too."""
+"""Checkpoints from which a run can be resumed, also after Ctrl-C."""
 
 import signal
 import threading
@@ -9,14 +9,20 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class ResumableCheckpoint(ModelCheckpoint):
-    """Keeps `last.ckpt`: every `every_n_steps`, at the end, and when Ctrl-C asks for a stop.
+    """Saves `last.ckpt` every `every_n_steps`, at the end, and on Ctrl-C.
 
-    Ctrl-C lets the step in progress finish, so that the checkpoint holds a whole number of steps; a second
-    Ctrl-C stops at once. The last step is saved only after the other callbacks' on_train_end, which Lightning does not
-    call again for a run that resumes there: one that is cut off in its last evaluation resumes a little before it.
+    After Ctrl-C the step in progress is finished, so that the checkpoint holds a whole number of steps. A second Ctrl-C
+    stops at once. The last step is saved only after `on_train_end` of the other callbacks, because Lightning would not
+    call it again in a run that resumes at the last step. So a run that is cut off in its last evaluation resumes a
+    little before it and evaluates again.
     """
 
     def __init__(self, dirpath: str, every_n_steps: int):
+        """
+        Args:
+            dirpath: Folder of the checkpoints.
+            every_n_steps: Optimizer steps between two checkpoints.
+        """
         super().__init__(
             dirpath=dirpath, filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False
         )

@@ -1,23 +1,25 @@
-"""Learning rate: linear warm-up, then half a cosine down to a minimum."""
+"""Learning-rate schedule: linear warm-up, then half a cosine down to a minimum."""
 
 import math
 from typing import Any
 
 import lightning as L
 
+from callbacks.contract import members_of
+
 
 class CosineWarmup(L.Callback):
-    """Sets the rate of every parameter group before each step, as a pure function of the step.
+    """Sets the learning rate of every parameter group before each step, as a pure function of the step.
 
-    The peak is the rate that the optimizer was made with. There is no state to save, so a resumed run
-    follows the same curve.
+    The peak is the learning rate that the optimizer was made with. There is no state to save, so a resumed run follows
+    the same curve.
     """
 
     def __init__(self, warmup: float = 0.1, min_lr: float = 1e-6):
         """
         Args:
-            warmup: steps of linear warm-up; below 1, as a fraction of all steps.
-            min_lr: the rate after the last step.
+            warmup: Steps of linear warm-up, or a fraction of all steps if below 1.
+            min_lr: Learning rate after the last step.
         """
         if warmup < 0:
             raise ValueError(f"schedule.warmup: must be at least 0, got {warmup}")
@@ -27,7 +29,7 @@ class CosineWarmup(L.Callback):
         self.min_lr = min_lr
 
     def rate(self, peak: float, step: int, total: int) -> float:
-        """The rate of the step-th of `total` steps, counted from 0."""
+        """Return the learning rate of step number `step` of `total`, counted from 0."""
         warmup = self.warmup * total if self.warmup < 1 else self.warmup
         if step < warmup:
             return peak * min(1.0, (step + 1) / warmup)
@@ -35,7 +37,7 @@ class CosineWarmup(L.Callback):
         return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for optimizer in trainer.optimizers:  # before a checkpoint is read, which holds it with the optimizer
+        for optimizer in trainer.optimizers:  # this runs before a checkpoint is read, which restores it too
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
 
@@ -44,7 +46,7 @@ class CosineWarmup(L.Callback):
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(group["peak_lr"], trainer.global_step, total)
-        # not by pl_module.log, which copies the number to the GPU and waits
-        if trainer.logger and (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        # pl_module.log would copy the number to the GPU and wait
+        if trainer.logger and (trainer.global_step + 1) % members_of(trainer).log_every_n_steps == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             trainer.logger.log_metrics({"train/learning_rate": rate}, trainer.global_step)

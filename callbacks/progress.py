@@ -1,4 +1,4 @@
-"""A progress bar that a GPU does not have to wait for."""
+"""A progress bar that does not slow down a GPU."""
 
 import time
 from typing import Any
@@ -8,13 +8,16 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 
 class Progress(RichProgressBar):
-    """Shows the training loss and this process's tokens a second, read now and then: Lightning reads what
-    `self.log(..., prog_bar=True)` is given at every step, and each time the CPU waits for the GPU."""
+    """Shows the training loss and the tokens per second of this process.
+
+    It reads the loss every `every_n_seconds`. A loss logged with `self.log(..., prog_bar=True)` would be read at every
+    step, and each time the CPU would wait for the GPU.
+    """
 
     def __init__(self, every_n_seconds: float = 0.5):
         """
         Args:
-            every_n_seconds: between two updates.
+            every_n_seconds: Seconds between two updates.
         """
         super().__init__()
         self.every_n_seconds = every_n_seconds
@@ -28,7 +31,7 @@ class Progress(RichProgressBar):
         self._tokens += batch.inputs.numel()
         last = trainer.global_step == trainer.max_steps
         if last or time.monotonic() - self._updated >= self.every_n_seconds:
-            loss = float(outputs["loss"])  # the GPU has done all that was counted
+            loss = float(outputs["loss"])  # waits until the GPU has finished all counted batches
             rate = self._tokens / (time.monotonic() - self._updated)
             self._shown = {"train/loss": loss, "tokens/s": f"{rate:,.0f}"}
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

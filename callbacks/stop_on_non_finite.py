@@ -1,4 +1,4 @@
-"""A loss that is NaN or infinite stops the run; it is never skipped in silence."""
+"""Stop a run whose loss is NaN or infinite."""
 
 from typing import Any
 
@@ -12,11 +12,19 @@ class TrainingDivergedError(RuntimeError):
 
 
 class StopOnNonFinite(L.Callback):
-    """Keeps the losses where they are and looks at them now and then, to spare a GPU the wait and a launch a step."""
+    """Raises TrainingDivergedError if a loss is not finite.
+
+    Losses stay on their device and are checked every `every_n_steps`, so that the CPU does not wait for the GPU at each
+    step.
+    """
 
     def __init__(self, every_n_steps: int = 50):
+        """
+        Args:
+            every_n_steps: Optimizer steps between two checks.
+        """
         self.every_n_steps = every_n_steps
-        self._losses: list[Tensor] = []  # since the last look
+        self._losses: list[Tensor] = []  # since the last check
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,4 +1,4 @@
-"""How fast a run is, and how much of the device it uses."""
+"""Measure the speed of a run and its use of the GPU."""
 
 import time
 from typing import Any
@@ -7,7 +7,9 @@ import lightning as L
 import torch
 from torch.distributed.tensor import DTensor
 
-# dense bf16 FLOP/s, by the name CUDA gives
+from callbacks.contract import counted_data, members_of, trained_model
+
+# peak FLOP/s of dense bf16 matrix products, by CUDA's name of the GPU
 PEAKS = {
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
@@ -19,15 +21,16 @@ PEAKS = {
 
 
 class Throughput(L.Callback):
-    """Logs, every `log_every_n_steps` and without a wait for the GPU in between,
+    """Logs these numbers every `log_every_n_steps`, without waiting for the GPU at other steps:
 
-    - `speed/tokens_per_second`, of one GPU, with all that goes on but validation
-    - `speed/share_of_peak`, of the dense bf16 peak of a GPU in the table above, by the model's own count of
-      `flops_per_token(context)`, which is approximate
-    - `speed/share_waiting`, of the time, for the data
-    - `speed/memory_gib`, the most that tensors have taken on this GPU
-    - `train/tokens`, seen by the weights, where all batches are of one length
-    - `train/gradient_norm`, before clipping; not with compile.cuda_graphs, which shows gradients to nobody
+    - `speed/tokens_per_second`: tokens per second of one GPU, over all time but validation
+    - `speed/share_of_peak`: MFU, the share of the GPU's dense bf16 peak, if the GPU is in the table above; from the
+      model's `flops_per_token(context)`, which is approximate
+    - `speed/share_waiting`: share of the time spent waiting for data
+    - `speed/memory_gib`: peak memory of tensors on this GPU, in GiB
+    - `train/tokens`: tokens that the weights have learned from, if all batches have the same length
+    - `train/gradient_norm`: norm of the gradient before clipping; not logged with compile.cuda_graphs, where hooks see
+      no gradient
     """
 
     def __init__(self) -> None:
@@ -37,8 +40,8 @@ class Throughput(L.Callback):
         self._since: float | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning tells its profiler when it fetches a batch."""
-        profiler = trainer.profiler  # type: ignore[attr-defined]
+        """Measure the wait for data: Lightning calls its profiler before and after it fetches a batch."""
+        profiler = members_of(trainer).profiler
         start, stop = profiler.start, profiler.stop
 
         def started(action: str) -> None:
@@ -51,13 +54,13 @@ class Throughput(L.Callback):
             if action.endswith("train_dataloader_next"):
                 self._waited += time.perf_counter()
 
-        profiler.start, profiler.stop = started, stopped
+        vars(profiler).update(start=started, stop=stopped)
         self._step, self._since = trainer.global_step, None
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if (trainer.global_step + 1) % members_of(trainer).log_every_n_steps == 0:
             norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
             pl_module.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
@@ -66,12 +69,12 @@ class Throughput(L.Callback):
     ) -> None:
         self._tokens += batch.inputs.numel()
         step = trainer.global_step
-        if step == self._step:  # gradients accumulate
+        if step == self._step:  # only gradients were accumulated
             return
         self._step = step
-        if self._since is None:  # after the first step, which compiles
+        if self._since is None:  # start after the first step, which compiles
             self._restart()
-        elif step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        elif step % members_of(trainer).log_every_n_steps == 0:
             self._log(trainer, pl_module, batch.inputs.shape[1], time.perf_counter() - self._since)
             self._restart()
 
@@ -83,13 +86,13 @@ class Throughput(L.Callback):
         values = {
             "speed/tokens_per_second": rate,
             "speed/share_waiting": self._waited / seconds,
-            "train/tokens": trainer.datamodule.samples_consumed * context,  # type: ignore[attr-defined]
+            "train/tokens": counted_data(trainer).samples_consumed * context,
         }
         if model.device.type == "cuda":
             values["speed/memory_gib"] = torch.cuda.max_memory_allocated(model.device) / 2**30
             peak = PEAKS.get(torch.cuda.get_device_name(model.device))
             if peak:
-                values["speed/share_of_peak"] = rate * model.flops_per_token(context) / peak  # type: ignore[operator]
+                values["speed/share_of_peak"] = rate * trained_model(model).flops_per_token(context) / peak
         for logger in trainer.loggers:
             logger.log_metrics(values, trainer.global_step)
 
@@ -103,4 +106,4 @@ class Throughput(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for name in ("start", "stop"):
-            vars(trainer.profiler).pop(name, None)  # type: ignore[attr-defined]
+            vars(members_of(trainer).profiler).pop(name, None)

@@ -1,6 +1,7 @@
-"""LightningDataModules, one file a task; token shards for language modelling.
+"""LightningDataModules: synthetic tasks (data/tasks/, one file a task) and text as token shards (data/text/).
 
-The classes are imported when first used: `python -m data.prepare` and its workers need neither torch nor Lightning.
+A class is imported when it is first used, so that `python -m data.prepare` and its workers need neither torch nor
+Lightning.
 """
 
 from importlib import import_module
@@ -29,7 +30,7 @@ __all__ = [
     "SyntheticTask",
 ]
 
-_HOME = {
+_MODULES = {
     "Batch": "data.resumable",
     "CycleNavigation": "data.tasks.cycle_navigation",
     "DataError": "data.errors",
@@ -43,6 +44,6 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'data' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

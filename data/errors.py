@@ -1,5 +1,5 @@
-"""The one error of this room."""
+"""The error that the data package raises."""
 
 
 class DataError(ValueError):
-    """Data that are missing, damaged or not what the run needs; the message is one line that says what to change."""
+    """Data are missing, damaged or not what the run needs. The message is one line that says what to change."""

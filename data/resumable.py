@@ -1,4 +1,4 @@
-"""What all data modules share: one numbered sequence of training samples, and where in it a run stands."""
+"""The base of all data modules: training samples are numbered, and a run counts those that it has consumed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,25 +9,36 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-IGNORE = -100  # label where nothing is scored
+IGNORE = -100  # the label of a position that is not scored
 
 
 class Batch(NamedTuple):
-    inputs: Tensor  # token ids (B, T), padded on the right
-    labels: Tensor  # (B, T), IGNORE where nothing is scored
+    """B sequences of T tokens."""
+
+    inputs: Tensor  # token ids (B, T), int64, padded on the right
+    labels: Tensor  # token ids (B, T), int64; IGNORE where the output is not scored
 
 
 class ResumableData(L.LightningDataModule, ABC):
-    """Data whose training sample n is a pure function of (seed, n), for n = 0, 1, 2, ... without end.
+    """A data module whose training sample n is a pure function of (seed, n), for n = 0, 1, 2, ... without end.
 
-    Training batch s of a run holds the next batch_size * ranks samples, so the data do not depend on the
-    number of workers, and a resumed run goes on with the sample after the last one it has learned from.
+    Every training batch takes the next batch_size * ranks samples. The samples therefore do not depend on the number
+    of workers, and a resumed run continues with the sample after the last one that it has learned from.
     """
 
     vocab_size: int
-    one_label = False  # whether a training sequence has exactly one, so that a model can leave out its other answers
+    one_label = False  # True if every training sequence has exactly one label; a model then computes that logit only
 
     def __init__(self, batch_size: int, seed: int, num_workers: int):
+        """
+        Args:
+            batch_size: Number of sequences in a training batch of one rank.
+            seed: Seed of the training samples, in [0, 2^20).
+            num_workers: Number of processes that load training batches; 0 loads them in the training process.
+
+        Raises:
+            ValueError: if an option is out of its range.
+        """
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size: must be at least 1, got {batch_size}")
@@ -38,14 +49,14 @@ class ResumableData(L.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
-        self._resumed_at = (0, 0)  # samples and optimizer steps behind us when this process started
+        self._resumed_at = (0, 0)  # samples and optimizer steps before this process started
 
     @abstractmethod
     def training_batch(self, samples: range, device: torch.device) -> Batch:
-        """The training samples of those numbers; on the device where they are made, not copied from elsewhere."""
+        """Return the training samples with these numbers, on `device` or, if they are read from a disk, on the CPU."""
 
     def training_batches(self, first: int, stride: int, device: torch.device) -> Iterator[Batch]:
-        """The batches of batch_size samples that start at the samples first, first + stride, ..., without end."""
+        """Yield batches of batch_size samples that start at samples first, first + stride, ..., without end."""
         while True:
             yield self.training_batch(range(first, first + self.batch_size), device)
             first += stride
@@ -55,7 +66,7 @@ class ResumableData(L.LightningDataModule, ABC):
 
     @property
     def samples_consumed(self) -> int:
-        """Samples, over all ranks, that the weights have learned from."""
+        """Number of samples, over all ranks, that the weights have learned from."""
         samples, step = self._resumed_at
         trainer = self.trainer
         if trainer is None:
@@ -74,7 +85,7 @@ class ResumableData(L.LightningDataModule, ABC):
 
 
 class _TrainingBatches(IterableDataset):
-    """This rank's batches, from the first sample not yet consumed; workers take them in turn."""
+    """The batches of this rank, from the first sample that is not consumed yet. Workers take turns."""
 
     def __init__(self, data: ResumableData):
         self.data = data

@@ -162,7 +162,10 @@ def one_line(message: str) -> str:
     message = " ".join(message.split())
     if "Parser key" not in message and (alone := re.search(r"Errors: - (.*?) - Expected a", message)):
         return alone[1]
-    union = re.search(r'Parser key "(\w+)": .*Problem with given class_path \'([\w.]+)\': (.*) - Expected a', message)
+    problem_of = (
+        r"Problem with given class_path '(?!lightning\.Callback')([\w.]+)': (.*?) - (?:Expected a|Problem with)"
+    )
+    union = re.search(rf'Parser key "([\w.]+)": .*{problem_of}', message)
     if not union:
         return message
     key, class_path, problem = union.groups()

@@ -1,4 +1,8 @@
+import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ from data.text.tokenizer import tokenizer_sha256
 
 ROOT = Path(__file__).parent.parent
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: threads of several would wait for each other
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: it then runs kernels on the CPU
 
@@ -18,6 +23,47 @@ if not torch.cuda.is_available():
 def _fixed_seed_and_one_thread() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Start the slow tests first, so that no worker is left with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+class Forked:
+    """A process of the fork server, with the methods of subprocess.Popen that tests call."""
+
+    def __init__(self, ask, pid):
+        self.ask, self.pid, self.returncode = ask, pid, None
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = self.ask(poll=self.pid)
+        return self.returncode
+
+    def wait(self):
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.returncode
+
+    def send_signal(self, number):
+        os.killpg(self.pid, number)
+
+
+@pytest.fixture(scope="session")
+def start_fit():
+    """Start lrnn.fit with these arguments and this environment in a process of its own, without the time to import."""
+    code = "import runpy; runpy.run_path('tests/fork_server.py')"  # this way, sys.path begins with the checkout
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    server = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes)
+
+    def ask(**command):
+        server.stdin.write(json.dumps(command) + "\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
+
+    yield lambda *arguments, **environment: Forked(ask, ask(arguments=arguments, environment=environment))
+    server.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -103,6 +103,7 @@ def test_a_run_folder_that_exists_and_a_foreign_checkpoint_are_refused(tmp_path)
     assert (tmp_path / "run/checkpoints/last.ckpt").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_the_command_line_exits_with_one_line():
     command = [sys.executable, "-m", "lrnn.fit", "--config=conf/parity.yaml", "--model.eigenvalue_range=[2,3]"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -110,14 +111,13 @@ def test_the_command_line_exits_with_one_line():
     assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signal_number", "accumulate"), [(signal.SIGKILL, 1), (signal.SIGINT, 2)])
-def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, tmp_path):
+def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, start_fit, tmp_path):
     options = [*TINY, "--trainer.max_steps=100", "--checkpoint_every=10", "--trainer.val_check_interval=35"]
     options.append(f"--trainer.accumulate_grad_batches={accumulate}")
     whole, cut = (f"--run_dir={tmp_path / name}" for name in ("whole", "cut"))
-    command = [sys.executable, "-m", "lrnn.fit", *options]
-    uninterrupted = subprocess.Popen([*command, whole])
-    process = subprocess.Popen([*command, cut], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start_fit(*options, cut)
     checkpoint = tmp_path / "cut/checkpoints/last.ckpt"
     while not checkpoint.exists():
         assert process.poll() is None
@@ -128,8 +128,8 @@ def test_an_interrupted_run_resumes_bit_for_bit(signal_number, accumulate, tmp_p
     step = torch.load(checkpoint, weights_only=True)["global_step"]
     assert 0 < step < 100
     assert signal_number == signal.SIGINT or step % 10 == 0
-    subprocess.run([*command, cut, "--resume=true"], check=True)
-    assert uninterrupted.wait() == 0
+    uninterrupted, resumed = start_fit(*options, whole), start_fit(*options, cut, "--resume=true")
+    assert uninterrupted.wait() == resumed.wait() == 0
 
     def final(name):
         return torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
@@ -196,15 +196,20 @@ def test_length_generalization_is_logged_during_training_and_at_the_end(tmp_path
     assert [event.step for event in events.Images("length_generalization")] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(tmp_path):
     """2 ranks of 4 take the steps of 1 rank of 8, and share the evaluation."""
     options = [*TINY[:-1], "--trainer.max_steps=5", "--data.train_lengths=[20,20]", "--data.test_samples=600"]
     options += [f"--trainer.callbacks.init_args.{key}" for key in ("samples=8", "lengths=[40]", "final_lengths=[]")]
     ends, results = [], []
     for ranks in (1, 2):
-        command = [sys.executable, "-m", "lrnn.fit", *options, f"--data.batch_size={8 // ranks}"]
-        command += [f"--trainer.devices={ranks}", f"--run_dir={tmp_path / str(ranks)}", "--model.gate_saturation=0"]
-        subprocess.run([*command, "--trainer.strategy=ddp"] if ranks == 2 else command, check=True, timeout=120)
+        run = [*options, f"--data.batch_size={8 // ranks}", f"--run_dir={tmp_path / str(ranks)}"]
+        run += [f"--trainer.devices={ranks}", "--model.gate_saturation=0"]
+        if ranks == 1:
+            fit(run)
+        else:  # Lightning starts the second process by the same command
+            command = [sys.executable, "-m", "lrnn.fit", *run, "--trainer.strategy=ddp"]
+            subprocess.run(command, check=True, timeout=200)
         ends.append(torch.load(tmp_path / str(ranks) / "checkpoints/last.ckpt", weights_only=True))
         results.append(json.loads((tmp_path / str(ranks) / "length_generalization.json").read_text()))
     assert [end["Parity"]["samples_consumed"] for end in ends] == [40, 40]

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 KERNELS = "lrnn/ops/*/kernels*.py"
-LEAVES = ("metrics", "length_figure")  # of lrnn.evaluate
+LEAVES = ("contract", "length_figure", "metrics", "scoring")  # of lrnn.evaluate
 # files -> (what they may not import, exceptions to that)
 FORBIDDEN = {
     "lrnn/ops/**/*.py": ({"lightning", "data", "callbacks", "lrnn", "torchmetrics"}, {"lrnn.ops"}),
@@ -49,6 +49,7 @@ def test_who_may_import_whom(pattern):
             assert within(module, allowed) or not within(module, forbidden), f"{path} imports {module}"
 
 
+@pytest.mark.slow
 def test_importing_lrnn_needs_neither_triton_nor_fla():
     code = "import sys; sys.modules.update(triton=None, fla=None); import lrnn, lrnn.ops, lrnn.models, callbacks"
     subprocess.run([sys.executable, "-c", f"{code}\nfrom data import *"], check=True, cwd=ROOT)

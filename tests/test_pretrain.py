@@ -1,7 +1,6 @@
 """Pretraining from token shards as a user meets it: perplexity, kill and resume, damage found before the first step."""
 
 import math
-import os
 import random
 import signal
 import socket
@@ -88,48 +87,59 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def kill(process):
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+TWO_NODES = "--trainer.num_nodes=2", "--trainer.devices=1"
 
 
-def two_nodes(*command):
+def torchrun(*arguments):
     """Start torchrun on two "nodes" of one process."""
     run = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
     run += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
-    command = [*command[1:], "--trainer.num_nodes=2", "--trainer.devices=1"]
+    command = ["-m", "lrnn.fit", *arguments, *TWO_NODES]
     return [subprocess.Popen([*run, f"--node_rank={node}", *command]) for node in (0, 1)]
 
 
+def two_processes(start_fit, *arguments, nodes=1):
+    """Start the processes that torchrun starts, in the environment that it gives them."""
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(2 // nodes), "TORCHELASTIC_RUN_ID": "test"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    arguments += TWO_NODES if nodes == 2 else ("--trainer.devices=2",)
+    processes = []
+    for rank in range(2):
+        node, local = (rank, 0) if nodes == 2 else (0, rank)
+        own = {"RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
+        processes.append(start_fit(*arguments, **shared, **own))
+    return processes
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_two_killed_processes_resume_bit_for_bit_replicated_and_sharded(shards, tmp_path, monkeypatch):
+def test_two_killed_processes_resume_bit_for_bit_replicated_and_sharded(shards, tmp_path, start_fit):
     """Over several epochs, with a reading process a rank, accumulation, clipping, tied embeddings and parameters that
     weight decay must spare; and DDP and FSDP learn the same. What two processes of one node began, two nodes end."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     options = [f"--data.shards={shards}", "--data.num_workers=1", "--trainer.max_steps=60", "--checkpoint_every=5"]
     options += [f"--trainer.{key}" for key in ("accumulate_grad_batches=2", "gradient_clip_val=0.1")]
     options += [f"--trainer.{key}" for key in ("log_every_n_steps=1", "val_check_interval=20")]
     options += ["--model=lrnn.models.Mamba", "--model.tie_embeddings=true", "--model.weight_decay=1"]
-    command = [sys.executable, "-m", "lrnn.fit", *TINY, *options]
     strategies = ("ddp", "fsdp2")
-    runs = {}
+    ended, cut_at = [], {}
     for strategy in strategies:
-        for name in ("whole", "cut"):
-            run = [*command, f"--trainer.strategy={strategy}", f"--run_dir={tmp_path / strategy / name}"]
-            runs[strategy, name] = subprocess.Popen([*run, "--trainer.devices=2"], start_new_session=True), run
-    resumed, cut_at = [], {}
-    while len(cut_at) < 2:
-        time.sleep(random.uniform(0.01, 0.1))
-        for strategy in set(strategies) - set(cut_at):
-            process, run = runs[strategy, "cut"]
-            checkpoint = tmp_path / strategy / "cut/checkpoints/last.ckpt"
-            assert process.poll() is None
-            if checkpoint.exists():
-                kill(process)
-                cut_at[strategy] = read_metadata(checkpoint)["global_step"]
-                resumed += two_nodes(*run, "--resume=true")
-    whole = [runs[strategy, "whole"][0] for strategy in strategies]
-    assert [process.wait() for process in (*resumed, *whole)] == [0] * 6
+        run = [*TINY, *options, f"--trainer.strategy={strategy}", "--run_dir"]
+        whole, cut = (str(tmp_path / strategy / name) for name in ("whole", "cut"))
+        ranks = two_processes(start_fit, *run, cut)
+        checkpoint = Path(cut, "checkpoints/last.ckpt")
+        while not checkpoint.exists():
+            assert [rank.poll() for rank in ranks] == [None, None]
+            time.sleep(random.uniform(0.01, 0.1))
+        for rank in ranks:
+            rank.send_signal(signal.SIGKILL)
+            rank.wait()
+        cut_at[strategy] = read_metadata(checkpoint)["global_step"]
+        ended += two_processes(start_fit, *run, whole)
+        if strategy == "ddp":
+            ended += torchrun(*run, cut, "--resume=true")
+        else:
+            ended += two_processes(start_fit, *run, cut, "--resume=true", nodes=2)
+    assert [process.wait() for process in ended] == [0] * 8
 
     curves = {}
     for strategy in strategies:

@@ -1,83 +1,105 @@
-"""What the README shows can be typed, and the files it names are there."""
+"""What the READMEs show can be typed, and the files that they name exist."""
 
+import importlib.util
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
-from jsonargparse import auto_cli, capture_parser
+from jsonargparse import capture_parser
 
-from data.text.prepare import prepare
-from lrnn.export.__main__ import export
 from lrnn.fit import FitCLI
-from lrnn.sweep.__main__ import sweep
-from lrnn.sweep.grid import make_cells
-from lrnn.sweep.table import table
 
 ROOT = Path(__file__).parent.parent
-README = "\n".join((ROOT / name).read_text() for name in ("README.md", "conf/README.md"))
-CODE = "\n".join(re.findall(r"```(?:sh|python)?\n(.*?)```", README, re.DOTALL))
+FOLDERS = "conf", "lrnn", "data", "callbacks", "tests", "results"
+READMES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+READMES += sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md"))
+TEXTS = {str(path.relative_to(ROOT)): path.read_text() for path in READMES}
 
 
-def test_make_targets_exist():
+def code(text):
+    """The lines of all fenced blocks of shell, continued lines joined."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return "\n".join(block for language, block in blocks if language in ("", "sh")).replace("\\\n", " ")
+
+
+def commands(text):
+    """(module, arguments) of every `python -m module arguments` in fenced blocks.
+
+    Substitutions $(...) are left out, and so are commands with a variable, which are no commands yet.
+    """
+    shown = re.sub(r"\$\(.*?\)", "", code(text))
+    pattern = r"\b(?:python|torchrun [^\n]*?) -m ((?:lrnn|data)(?:\.\w+)*)\b([^\n;]*)"
+    return [(module, rest.strip()) for module, rest in re.findall(pattern, shown) if "$" not in rest]
+
+
+COMMANDS = [(name, *command) for name, text in TEXTS.items() for command in dict.fromkeys(commands(text))]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_make_targets_exist(name):
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    shown = set(re.findall(r"^make ([a-z-]+)", CODE, re.MULTILINE))
-    assert {"parity", "test"} <= shown <= targets
+    shown = set(re.findall(r"^\s*make ([a-z-]+)", code(TEXTS[name]), re.MULTILINE))
+    shown |= set(re.findall(r"`make ([a-z-]+)", TEXTS[name]))
+    assert shown <= targets
 
 
-def test_fit_commands_parse(monkeypatch, random_shards, tmp_path):
-    monkeypatch.chdir(ROOT)
-    commands = re.findall(r"^(?:\.venv/bin/)?(?:python|torchrun .*) -m lrnn\.fit (.*)$", CODE, re.MULTILINE)
-    assert commands
-    for i, command in enumerate(commands):
-        arguments = shlex.split(command, comments=True)
-        resume = "--resume=true" in arguments
-        arguments = [argument for argument in arguments if argument != "--resume=true"]
-        if any("pretrain" in argument for argument in arguments):
-            arguments += [f"--data.shards={random_shards}", "--trainer.num_nodes=1", "--trainer.devices=1"]
-        with torch.device("meta"):
-            cli = FitCLI([*arguments, f"--run_dir={tmp_path}/{i}", "--trainer.accelerator=cpu"])
-        assert cli.model and not (resume and cli.config.resume)
+def test_the_front_readme_shows_the_main_commands():
+    modules = {module for module, _ in commands(TEXTS["README.md"])}
+    assert "lrnn.fit" in modules and "make parity" in TEXTS["README.md"]
 
 
-def test_prepare_commands_parse():
-    parser = capture_parser(lambda: auto_cli(prepare))
-    commands = re.findall(r"^python -m data\.prepare (.*)$", CODE, re.MULTILINE)
-    assert commands
-    for command in commands:
-        parser.parse_args(shlex.split(command, comments=True))
+@pytest.mark.parametrize("name", TEXTS)
+def test_modules_exist(name):
+    for module in re.findall(r"python -m ((?:lrnn|data)[\w.]*\w)", TEXTS[name]):
+        assert importlib.util.find_spec(module), module
 
 
-def test_export_commands_parse():
-    parser = capture_parser(lambda: auto_cli(export, as_positional=False))
-    commands = re.findall(r"^python -m lrnn\.export (.*)$", CODE, re.MULTILINE)
-    assert commands
-    for command in commands:
-        parser.parse_args(shlex.split(command, comments=True))
+def parser_of(module):
+    """The parser that `python -m module` makes."""
+    package = importlib.util.find_spec(module).submodule_search_locations is not None
+    return capture_parser(import_module(f"{module}.__main__" if package else module).main)
 
 
-def test_sweep_commands_parse(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    parser = capture_parser(lambda: auto_cli(sweep, as_positional=False))
-    commands = re.findall(r"^python -m lrnn\.sweep (.*)$", CODE, re.MULTILINE)
-    assert commands
-    for command in commands:
-        config = parser.parse_args(shlex.split(command, comments=True))
-        cells = make_cells(config.cells, config.learning_rates, config.seeds, config.arguments)
-        runs = sum(len(cell.learning_rates) * len(cell.seeds) for cell in cells)
-        assert f"{runs} runs" in CODE
+@pytest.mark.parametrize(("name", "module", "rest"), [command for command in COMMANDS if command[1] != "lrnn.fit"])
+def test_commands_parse(name, module, rest, monkeypatch):
+    monkeypatch.setattr("sys.argv", [module])
+    parser_of(module).parse_args(shlex.split(rest, comments=True))
 
 
-def test_table_commands_parse():
-    parser = capture_parser(lambda: auto_cli(table, as_positional=False))
-    for command in re.findall(r"^python -m lrnn\.table (.*)$", CODE, re.MULTILINE):
-        parser.parse_args(shlex.split(command, comments=True))
+SWEEPS = [
+    (name, rest) for name, module, rest in COMMANDS if module == "lrnn.sweep" and re.search(r"#.* \d+ runs", rest)
+]
 
 
-FILES = re.findall(r"(?:\]\(|`)((?:conf|lrnn|data|callbacks|tests|results)/[\w/.-]+)(?:\)|`)", README)
+@pytest.mark.parametrize(("name", "rest"), SWEEPS)
+def test_sweeps_have_as_many_runs_as_is_said(name, rest, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["lrnn.sweep", *shlex.split(rest, comments=True), "--dry_run=true"])
+    import_module("lrnn.sweep.__main__").main()
+    assert f" {capsys.readouterr().out.count(' -m lrnn.fit ')} runs" in rest
 
 
-@pytest.mark.parametrize("name", sorted(set(FILES)))
+@pytest.mark.parametrize(("name", "rest"), [(name, rest) for name, module, rest in COMMANDS if module == "lrnn.fit"])
+def test_fit_commands_build(name, rest, random_shards, tmp_path):
+    arguments = [argument for argument in shlex.split(rest, comments=True) if argument != "--resume=true"]
+    if any("pretrain" in argument for argument in arguments):
+        arguments += [f"--data.shards={random_shards}", "--trainer.num_nodes=1", "--trainer.devices=1"]
+    with torch.device("meta"):
+        assert FitCLI([*arguments, f"--run_dir={tmp_path}/run", "--trainer.accelerator=cpu"]).model
+
+
+@pytest.mark.parametrize("name", TEXTS)
 def test_files_exist(name):
-    assert (ROOT / name).exists()
+    """Links lead from the README's folder; paths in backticks from there or from the root."""
+    folder = (ROOT / name).parent
+    for target in re.findall(r"\]\((?!\w+://|#)([^)#\s]+)", TEXTS[name]):
+        assert (folder / target).exists(), target
+    for path in re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w/.-]+)`", TEXTS[name]):
+        assert (ROOT / path).exists() or (folder / path).exists(), path

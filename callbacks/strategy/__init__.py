@@ -1,1 +1,1 @@
-"""How a step is distributed and launched: FSDP, and the training step as one CUDA graph."""
+"""Ways to run a training step: sharded over GPUs with FSDP, or recorded as one CUDA graph."""

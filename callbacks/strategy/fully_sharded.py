@@ -1,4 +1,4 @@
-"""FSDP: parameters, gradients and optimizer state in shards, --trainer.strategy=fsdp2"""
+"""FSDP2: shard parameters, gradients and optimizer state over GPUs, --trainer.strategy=fsdp2"""
 
 import os
 import shutil
@@ -15,56 +15,68 @@ from torch import distributed, nn
 from torch.distributed.checkpoint import async_save
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from callbacks.contract import trained_model
+
 
 class FullySharded(ModelParallelStrategy):
-    """FSDP2 by block. Every node holds the model once, a shard a GPU, and the nodes average their gradients.
+    """FSDP2 by block. Each node holds one copy of the model, sharded over its GPUs, and the nodes average gradients.
 
-    Gathered weights are kept from the forward pass to the backward, as in the paper's ZeRO-2, and while gradients
-    accumulate: what is sharded all the time are gradients and optimizer, the larger part.
+    Gathered weights are kept from the forward to the backward pass, as in the paper's ZeRO-2, and while gradients
+    accumulate. Gradients and optimizer state, the larger part of the memory, are always sharded.
 
-    The model names in `hot_paths()` its blocks and the methods that training calls them by. Weights are gathered in
-    float32 and cast where autocast casts them, gradients are averaged in float32: a model trains as it does on one GPU.
+    The blocks, and the methods that training calls on them, are those of the model's `hot_paths()`. Weights are
+    gathered in float32 and cast by autocast, and gradients are averaged in float32, so a model trains as on one GPU.
 
-    A checkpoint is a folder of shards, written in the background. Its name is a link, which comes to point to the new
-    folder when all ranks have written all of it: what it points to is whole at every moment.
+    A checkpoint is a folder of shards, written in the background. Its name is a link. The link is set to the new folder
+    when all ranks have written their shards, so it points to a whole checkpoint at every moment.
     """
 
     def setup_environment(self) -> None:
         super().setup_environment()
         assert self.lightning_module is not None
-        # Lightning has the model shard itself; ours need not know how
-        self.lightning_module.configure_model = self._shard  # type: ignore[method-assign]
-        self._savers = distributed.new_group(backend="gloo")  # theirs alone: saving goes on beside training
+        # Lightning lets a model shard itself in this hook; here the strategy does it, from outside the model
+        vars(self.lightning_module)["configure_model"] = self._shard
+        self._savers = distributed.new_group(backend="gloo")  # a group of its own, as saving runs beside training
         self._background = ThreadPoolExecutor(1)
         self._saving: Future | None = None
 
     def _shard(self) -> None:
-        model: Any = self.lightning_module
+        model = self.lightning_module
+        assert model is not None and self.device_mesh is not None
         nodes, devices = self.device_mesh.shape
         mesh = self.device_mesh
         if nodes == 1 or devices == 1:
-            mesh = mesh["data_parallel" if devices == 1 else "tensor_parallel"]  # Lightning's names of the two
+            mesh = mesh[
+                "data_parallel" if devices == 1 else "tensor_parallel"
+            ]  # Lightning's names of the two dimensions
         class_name = type(model).__name__
         self._marks = {name: vars(parameter) for name, parameter in model.named_parameters()}
-        for block, method in model.hot_paths():
+        for block, method in trained_model(model).hot_paths():
             if block is not model:
                 fully_shard(block, mesh=mesh, reshard_after_forward=False)
                 register_fsdp_forward_method(block, method)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
-        register_fsdp_forward_method(model, "training_step")
-        model.register_forward_hook(_reshard)  # called in evaluation, where no backward pass will
-        type(model).__name__ = class_name  # FSDP2 has put FSDP before it; checkpoints hold it
+        for method in ("training_step", "validation_step"):  # they need not call the model's forward
+            register_fsdp_forward_method(model, method)
+        model.register_forward_hook(_reshard)  # evaluation calls forward, and no backward pass reshards after it
+        type(model).__name__ = class_name  # checkpoints hold the class's name, which FSDP2 has prefixed
 
     def setup_optimizers(self, trainer: L.Trainer) -> None:
-        """Sharding, and the move to the device after it, lose what parameters are marked with, as no_weight_decay."""
+        """Restore attributes of parameters, such as no_weight_decay, which sharding and the move to the GPU lose."""
         assert self.model is not None
         for name, parameter in self.model.named_parameters():
             vars(parameter).update(self._marks[name])
         super().setup_optimizers(trainer)
 
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.model is not None
+        output = super().validation_step(*args, **kwargs)
+        _reshard(self.model)
+        return output
+
     @contextmanager
     def block_backward_sync(self) -> Generator[None, None, None]:
-        """While gradients accumulate, they are summed within the nodes, where they are sharded, but not between."""
+        """Sum accumulating gradients within each node, where they are sharded, but not between nodes."""
         assert isinstance(self.model, FSDPModule)
         self.model.set_requires_all_reduce(False)
         self.model.set_reshard_after_backward(False)
@@ -75,7 +87,7 @@ class FullySharded(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | os.PathLike, storage_options: Any = None
     ) -> None:
-        self._wait()  # for the one before
+        self._wait()  # for the checkpoint before
         link = Path(filepath).absolute()
         folder = next(f for f in (link.with_suffix(".0"), link.with_suffix(".1")) if f != link.resolve())
         folder = self.broadcast(folder)
@@ -84,12 +96,13 @@ class FullySharded(ModelParallelStrategy):
         if self.global_rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            torch.save(checkpoint, folder / "meta.pt")  # Lightning's name of all that is not sharded
+            torch.save(checkpoint, folder / "meta.pt")  # Lightning's name of the file for all that is not sharded
         self.barrier()
         written = async_save(shards, checkpoint_id=folder, process_group=self._savers)
+        assert isinstance(written, Future)
 
         def finish() -> None:
-            written.result()  # type: ignore[union-attr]
+            written.result()
             if self.global_rank == 0:
                 point(link, folder)
 
@@ -98,7 +111,7 @@ class FullySharded(ModelParallelStrategy):
     def _wait(self) -> None:
         saving, self._saving = self._saving, None
         if saving is not None:
-            saving.result()  # raises what went wrong in the background
+            saving.result()  # raises the error of the background thread, if any
 
     def teardown(self) -> None:
         self._wait()
@@ -112,7 +125,7 @@ def _reshard(model: nn.Module, *_: Any) -> None:
 
 
 def point(link: Path, folder: Path) -> None:
-    """Make the link point to the folder, at once, and delete the folder that it pointed to."""
+    """Set the link to the folder in one atomic step, and delete the folder that it pointed to."""
     before = link.resolve()
     new = link.with_suffix(".new")
     new.unlink(missing_ok=True)

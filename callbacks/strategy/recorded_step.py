@@ -1,7 +1,7 @@
-"""A training step that is launched as one CUDA graph: loss, gradient, clipping and optimizer.
+"""A training step that is launched as one CUDA graph: loss, gradient, clipping and optimizer step.
 
-A small model's step is some hundred kernels of a few microseconds, and launching them one by one takes longer than
-running them. Recorded once and replayed, they cost one launch.
+The step of a small model consists of some hundred kernels of a few microseconds each. Launching them one by one takes
+longer than running them. Recorded once and replayed, they need one launch.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,23 @@ import lightning as L
 import torch
 from torch import Tensor
 
-WARMUP = 3  # steps before the recording, in which kernels are compiled and the optimizer makes its state
+from callbacks.contract import trained_model
+
+WARMUP = 3  # steps before the recording: they compile kernels and create the optimizer's state
 
 
 class RecordedStep:
-    """Takes the place of the model's `loss(tokens, labels)`, and of the backward pass and optimizer step after it.
+    """Replaces the model's `loss(tokens, labels)` and the backward pass and optimizer step that follow it.
 
-    Every batch must have the shape of the first. Learning rates may change from step to step; all else is as it was
-    at the recording. Hooks between the loss and the optimizer's step, such as on_after_backward, see no gradient.
+    Every batch must have the shape of the first. Learning rates may change from step to step; everything else stays as
+    it was at the recording. Hooks between the loss and the optimizer's step, such as on_after_backward, see no
+    gradient.
     """
 
     def __init__(self, trainer: L.Trainer, model: L.LightningModule, batch: Any):
         self.tokens, self.labels = (x.clone() for x in batch)
         self.optimizer = trainer.optimizers[0]
-        self.plain_loss: Callable[[Tensor, Tensor], Tensor] = model.loss  # type: ignore[assignment]
+        self.plain_loss: Callable[[Tensor, Tensor], Tensor] = trained_model(model).loss
         self.precision = trainer.precision_plugin
         self.clip = partial(
             model.configure_gradient_clipping,
@@ -37,17 +40,17 @@ class RecordedStep:
         self._record()
 
     def install(self, model: L.LightningModule) -> None:
-        """Put it in the model's place. What Lightning would do after the loss is then done already."""
+        """Replace the model's loss, and the hooks by which Lightning would run the rest of the step a second time."""
 
         def nothing(*_: Any, **__: Any) -> None:
             pass
 
         def optimizer_step(epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any]) -> None:
-            optimizer_closure()  # Lightning's: it computes the loss
+            optimizer_closure()  # Lightning's closure, which computes the loss
 
         hooks = {"loss": self, "backward": nothing, "optimizer_zero_grad": nothing, "optimizer_step": optimizer_step}
         for name, hook in hooks.items():
-            setattr(model, name, hook)  # an instance's attribute goes before its class's method
+            setattr(model, name, hook)  # an attribute of the instance hides the method of its class
 
     def __call__(self, tokens: Tensor, labels: Tensor) -> Tensor:
         if tokens.shape != self.tokens.shape:
@@ -60,12 +63,12 @@ class RecordedStep:
         for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
         self.graph.replay()
-        return self.loss.clone()  # the next replay writes over it
+        return self.loss.clone()  # a copy, as the next replay overwrites it
 
     def _step(self) -> Tensor:
         self.optimizer.zero_grad()
         with self.precision.forward_context():
-            torch.set_autocast_cache_enabled(False)  # else the graph would keep casts of the weights as they are now
+            torch.set_autocast_cache_enabled(False)  # else the graph would reuse casts of the weights at the recording
             loss = self.plain_loss(self.tokens, self.labels)
         loss.backward()
         self.clip()
@@ -76,7 +79,7 @@ class RecordedStep:
         groups = self.optimizer.param_groups
         before = [(group["lr"], group["capturable"]) for group in groups]
         for group, rate in zip(groups, self.rates, strict=True):
-            group["lr"], group["capturable"] = rate, True  # a rate of 0: the warm-up leaves the weights alone
+            group["lr"], group["capturable"] = rate, True  # a rate of 0, so that the warm-up keeps the weights
         moments = {p: {k: v.clone() for k, v in state.items()} for p, state in self.optimizer.state.items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -84,7 +87,7 @@ class RecordedStep:
             for _ in range(WARMUP):
                 self._step()
         torch.cuda.current_stream().wait_stream(stream)
-        for p, state in self.optimizer.state.items():  # as before the warm-up: restored, or at its start
+        for p, state in self.optimizer.state.items():  # the state before the warm-up: restored, or zero
             for name, value in state.items():
                 value.copy_(moments[p][name]) if p in moments else value.zero_()
         self.optimizer.zero_grad()

@@ -1,1 +1,1 @@
-"""Synthetic tasks, one file each."""
+"""Synthetic tasks: one file a task, and the base class and random numbers that they share."""

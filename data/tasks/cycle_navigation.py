@@ -1,10 +1,11 @@
-"""Cycle navigation: where on a cycle of m places does a walk end that starts at place 0?
+"""Cycle navigation: a walk starts at place 0 of a cycle with m places. Where does it end?
 
     length 6     steps    +1  0 -1 -1 -1
-                 inputs    2  1  3  3  3        (0, +1, -1 are the tokens 1, 2, 3, padding is 0)
-                 labels    .  .  .  .  8        the place, 4 for m = 6, as the token 4 + place, at the last step
+                 inputs    2  1  3  3  3        (0, +1, -1 are the tokens 1, 2, 3; padding is 0)
+                 labels    .  .  .  .  8        the place (4 for m = 6) as the token 4 + place, at the last step
 
-A sequence of length L has L - 1 steps, as in parity. Nothing in the input says which step is the last.
+A sequence of length L has L - 1 steps, because the paper counts the label as a token. Nothing in the input says which
+step is the last.
 """
 
 from typing import Any
@@ -18,7 +19,7 @@ from data.tasks.synthetic import SyntheticTask
 
 
 class CycleNavigation(SyntheticTask):
-    """Steps of 0, +1 and -1, uniform, and the place they lead to; not in the paper, but in its code."""
+    """Uniform steps of 0, +1 and -1, and the place they lead to. The task is in the authors' code, not in the paper."""
 
     min_length = 2
     one_label = True
@@ -26,7 +27,8 @@ class CycleNavigation(SyntheticTask):
     def __init__(self, modulus: int = 6, **kwargs: Any):
         """
         Args:
-            modulus: places on the cycle.
+            modulus: Number of places on the cycle.
+            **kwargs: Options of every task (data.SyntheticTask).
         """
         if modulus < 2:
             raise ValueError(f"modulus: must be at least 2, got {modulus}")

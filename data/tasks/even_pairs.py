@@ -1,9 +1,10 @@
-"""Even pairs: do the pairs 01 and 10 occur an even number of times? They do if the first and the last bit agree.
+"""Even pairs: is the number of pairs 01 and 10 even? It is even exactly if the first bit equals the last.
 
-    length 6     inputs   1  2  2  1  2        (bit b is the token b + 1, padding is 0)
-                 labels   .  .  .  .  2        1 if the first and the last bit agree, otherwise 2
+    length 6     inputs   1  2  2  1  2        (bit b is the token b + 1; padding is 0)
+                 labels   .  .  .  .  2        1 if the first bit equals the last, otherwise 2, at the last bit
 
-A sequence of length L has L - 1 bits, as in parity. Nothing in the input says which bit is the last.
+A sequence of length L has L - 1 bits, because the paper counts the label as a token. Nothing in the input says which
+bit is the last.
 """
 
 import torch
@@ -15,7 +16,7 @@ from data.tasks.synthetic import SyntheticTask
 
 
 class EvenPairs(SyntheticTask):
-    """Bits, and whether the last is the first; not in the paper, but in its code."""
+    """Uniform bits, and whether the last equals the first. The task is in the authors' code, not in the paper."""
 
     vocab_size = 3
     chance = 0.5

@@ -1,11 +1,11 @@
 """Parity: is the number of ones even or odd?
 
-    length 6     inputs   0  1  1  0  1        (bit b is the token b + 1, padding is 0)
+    length 6     inputs   0  1  1  0  1        (bit b is the token b + 1; padding is 0)
                  labels   .  .  .  .  1        the parity of all bits, as a token, at the last bit
     every_prefix labels   0  1  0  0  1        the parity of each prefix
 
-A sequence of length L has L - 1 bits; the paper counts the label as a token of its own. Nothing in the
-input says which bit is the last, so the model must know the parity at all times (paper, Section 5.1).
+A sequence of length L has L - 1 bits, because the paper counts the label as a token. Nothing in the input says which
+bit is the last, so the model must know the parity at all times (paper, Section 5.1).
 """
 
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from data.tasks.synthetic import SyntheticTask
 
 
 class Parity(SyntheticTask):
-    """Bits and their parity, by default in the paper's protocol: trained on lengths 3-40, tested on 40-256."""
+    """Uniform bits and their parity, by default in the paper's protocol: trained on lengths 3-40, tested on 40-256."""
 
     vocab_size = 3
     chance = 0.5
@@ -28,8 +28,9 @@ class Parity(SyntheticTask):
     def __init__(self, supervision: Literal["last", "every_prefix"] = "last", **kwargs: Any):
         """
         Args:
-            supervision: which positions are scored in training: the last (the paper's protocol) or every one.
-                Validation and test always score the last.
+            supervision: Positions that are scored in training: the last one (the paper's protocol) or every one.
+                Validation and test always score the last one.
+            **kwargs: Options of every task (data.SyntheticTask).
         """
         super().__init__(**kwargs)
         self.supervision = supervision

@@ -1,6 +1,6 @@
-"""What all synthetic tasks share: sampling on the fly, resume, evaluation sets of any length.
+"""The base of all synthetic tasks: sampling on the fly, resume, and evaluation sets of any length.
 
-A task is one file with one class: `vocab_size`, `chance` and `sample`.
+A task is one file with one class, which defines `vocab_size`, `chance`, `min_length` and `sample` (data/README.md).
 """
 
 from abc import abstractmethod
@@ -13,17 +13,17 @@ from torch.utils.data import DataLoader
 from data.resumable import IGNORE, Batch, ResumableData
 from data.tasks.counter_random import random_integers
 
-GPU_TOKENS = 2**21  # drawn at once on a GPU: 16 MiB a tensor
+GPU_TOKENS = 2**21  # number of tokens drawn at once on a GPU: 16 MiB a tensor
 
 
 class SyntheticTask(ResumableData):
     """A task whose samples are drawn on the fly: sample i is a pure function of (seed, i).
 
-    The validation and evaluation sets depend on `evaluation_seed` alone: they are the same for all runs.
+    Validation and evaluation sets depend on `evaluation_seed` but not on `seed`, so that all runs share them.
     """
 
-    chance: float  # accuracy of a blind guess
-    min_length: int  # of the shortest sequence that exists
+    chance: float  # accuracy of a uniform guess among all answers
+    min_length: int  # length of the shortest sequence that exists
 
     def __init__(
         self,
@@ -38,15 +38,16 @@ class SyntheticTask(ResumableData):
     ):
         """
         Args:
-            batch_size: sequences a rank and step.
-            train_lengths: shortest and longest training sequence, uniform in between.
-            test_lengths: the same for the test set, which no training step or selection sees.
-            validation_samples: size of the validation set, whose lengths are the training lengths, and of another with
-                the test lengths, to select by.
-            test_samples: size of the test set.
-            seed: of the training samples.
-            evaluation_seed: of the validation and test sets; choose a recipe on another one.
-            num_workers: processes that sample; 0 samples in the training process, on the device of the model.
+            batch_size: Number of sequences in a training batch of one rank.
+            train_lengths: Shortest and longest training sequence. Lengths are uniform in between.
+            test_lengths: Shortest and longest test sequence. Neither training nor selection sees the test set.
+            validation_samples: Size of the validation set, which has the training lengths, and of a second validation
+                set with the test lengths, which serves to select weights and learning rates.
+            test_samples: Size of the test set.
+            seed: Seed of the training samples, in [0, 2^20).
+            evaluation_seed: Seed of the validation and test sets, in [0, 2^20). Choose a recipe on another seed than
+                the one you report.
+            num_workers: Number of processes that draw samples; 0 draws in the training process, on the model's device.
         """
         super().__init__(batch_size, seed, num_workers)
         for name, value in (("validation_samples", validation_samples), ("test_samples", test_samples)):
@@ -68,10 +69,10 @@ class SyntheticTask(ResumableData):
 
     @abstractmethod
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
-        """The samples named in index (B,), with the given lengths (B,), on their device, padded for `longest`.
+        """Return the samples with numbers `index` (B,) and lengths `length` (B,), on the device of `index`.
 
-        The shape follows from `longest` alone, so that a GPU need not be waited for. Only training may score more than
-        one token.
+        The number of columns T depends on `longest` only, never on `length`: reading a tensor of a GPU would make the
+        CPU wait. With `training` false, exactly one token of each sequence has a label.
         """
 
     @staticmethod
@@ -82,7 +83,7 @@ class SyntheticTask(ResumableData):
         return self._draw(torch.arange(samples.start, samples.stop, device=device))
 
     def training_batches(self, first: int, stride: int, device: torch.device) -> Iterator[Batch]:
-        """On a GPU, drawn for many steps at once: a draw is 100 to 350 operations, however few its samples."""
+        """Yield batches; a GPU draws those of many steps at once, as a draw of any size takes 100 to 350 kernels."""
         if device.type != "cuda":
             yield from super().training_batches(first, stride, device)
             return
@@ -92,7 +93,7 @@ class SyntheticTask(ResumableData):
             first += steps * stride
 
     def draw_steps(self, first: int, stride: int, steps: int, device: torch.device) -> Iterator[Batch]:
-        """The batches that start at the samples first, first + stride, ..., all drawn at once."""
+        """Draw `steps` batches at once, which start at samples first, first + stride, ..."""
         starts = first + stride * torch.arange(steps, device=device)
         drawn = self._draw((starts[:, None] + torch.arange(self.batch_size, device=device)).flatten())
         return map(Batch, *(field.split(self.batch_size) for field in drawn))
@@ -108,10 +109,16 @@ class SyntheticTask(ResumableData):
     def evaluation_batches(
         self, shortest: int, longest: int, samples: int, validation: bool = False, tokens: int = 2**17
     ) -> Iterator[Batch]:
-        """A fixed set of `samples` sequences, sorted by length, in batches of at most `tokens` tokens (or one row)."""
+        """Yield a fixed set of `samples` sequences with lengths in [shortest, longest], sorted by length.
+
+        A batch has at most `tokens` tokens, or one sequence if that is longer. The set depends on `evaluation_seed`,
+        on both lengths and on `validation`.
+
+        Raises ValueError if `shortest` is below the task's `min_length`.
+        """
         if shortest < self.min_length:
-            raise ValueError(f"lengths: {type(self).__name__} has none below {self.min_length}, got {shortest}")
-        # a seed of its own for every set; complemented, so that no training seed meets it
+            raise ValueError(f"lengths: {type(self).__name__} needs at least {self.min_length}, got {shortest}")
+        # Every set has a seed of its own. The complement is negative, so that it differs from every training seed.
         seed = ~(((self.evaluation_seed * 2**20 + longest) * 2**20 + shortest) * 2 + validation)
         index = torch.arange(samples)
         length = self._lengths(seed, index, (shortest, longest))
@@ -120,8 +127,10 @@ class SyntheticTask(ResumableData):
             yield self.sample(2 * seed, index[chosen], rows, longest=int(rows.max()), training=False)
 
     def constant_accuracy(self) -> float:
-        """Accuracy on the test set of the one answer that is right most often there: what a model gets for learning
-        nothing but the frequencies of the labels. `chance` is that of a guess among all of them."""
+        """Accuracy on the test set of the best constant answer.
+
+        A model reaches it by learning the frequencies of the labels only. A uniform guess reaches `chance`.
+        """
         batches = self.evaluation_batches(*self.test_lengths, self.test_samples)
         answers = torch.cat([batch.labels[batch.labels != IGNORE] for batch in batches])
         return float(answers.bincount().max() / len(answers))

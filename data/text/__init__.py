@@ -1,1 +1,1 @@
-"""Text as token shards: preparing, reading, tokenizers."""
+"""Text as token shards: tokenizing documents, the format of the shards, and reading rows of them."""

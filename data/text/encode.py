@@ -1,4 +1,4 @@
-"""Documents to token ids, in several processes, in the order of the documents."""
+"""Tokenize documents in several processes, and keep their order."""
 
 import multiprocessing
 import os
@@ -19,22 +19,23 @@ from data.text.shards import token_dtype
 from data.text.sources import BadDocumentError, Record, text_of
 from data.text.tokenizer import Tokenizer, load_tokenizer
 
-BATCH_BYTES = 2**20  # of text that a worker is handed at once
+# A worker receives a batch of documents that reaches either limit.
+BATCH_BYTES = 2**20
 BATCH_DOCUMENTS = 4096
 
 
 class Encoded(NamedTuple):
-    """A batch of documents: of each split, the ids with EOS after every document, and the number of documents."""
+    """A tokenized batch of documents, divided into the two splits (training, validation)."""
 
-    ids: tuple[np.ndarray, np.ndarray]
-    documents: tuple[int, int]
-    read: int
+    ids: tuple[np.ndarray, np.ndarray]  # token ids of each split, with EOS after every document
+    documents: tuple[int, int]  # number of documents in each split
+    read: int  # number of documents that were read, skipped ones included
     skipped: int
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a worker has to know."""
+    """The settings of `prepare` that a worker needs."""
 
     tokenizer: str
     text_key: str
@@ -43,7 +44,10 @@ class Recipe:
 
 
 def encode(tokenizer: Tokenizer, records: list[Record], recipe: Recipe) -> Encoded:
-    """Tokenize documents; each belongs to a split by a hash of its text, so that copies of it stay together."""
+    """Tokenize documents. A hash of its text decides the split of a document, so that copies share a split.
+
+    Raises DataError for a bad document (unless the recipe skips those) and for an id outside the vocabulary.
+    """
     texts: tuple[list[str], list[str]] = [], []
     skipped = 0
     for record in records:
@@ -80,13 +84,13 @@ _tokenizer: Tokenizer
 def _start_worker(recipe: Recipe) -> None:
     global _recipe, _tokenizer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one core a worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _recipe, _tokenizer = recipe, load_tokenizer(recipe.tokenizer)
 
 
 def _end_with_parent() -> None:
-    """A parent that was killed cannot tell its workers."""
+    """Exit when the parent does: a killed parent cannot tell its workers."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -101,7 +105,7 @@ def _encode(records: list[Record]) -> Encoded:
 
 
 def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Documents in portions that depend on nothing but them."""
+    """Group documents into batches that depend on the documents only."""
     batch: list[Record] = []
     size = 0
     for record in records:
@@ -115,7 +119,10 @@ def batches(records: Iterable[Record]) -> Iterator[list[Record]]:
 
 
 def encoded_in_order(records: Iterable[Record], recipe: Recipe, workers: int) -> Iterator[Encoded]:
-    """Batches tokenized by `workers` processes, a few of them in advance."""
+    """Yield the tokenized batches in order. `workers` processes work a few batches ahead.
+
+    Raises DataError if a worker fails or is killed.
+    """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _start_worker, (recipe,)) as pool:
         pending: deque[Future[Encoded]] = deque()
@@ -127,6 +134,6 @@ def encoded_in_order(records: Iterable[Record], recipe: Recipe, workers: int) ->
             while pending:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
-            raise DataError("workers: one was killed, perhaps for want of memory; fewer may fit") from error
+            raise DataError("workers: one was killed, perhaps because memory ran out; choose fewer") from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Language modelling on token shards (`python -m data.prepare`), FineWeb's or any other text's.
+"""Language modelling on token shards of any text (`python -m data.prepare` makes them).
 
     tokens of a split   d d d d . e e e . f f f f f f . g g ...     ( . is EOS)
     row 0   inputs      d d d d
@@ -6,8 +6,8 @@
     row 1   inputs              . e e e
             labels                e e e .
 
-Rows of context + 1 tokens begin `context` tokens apart: every token is an input once an epoch, and every
-one but the first a label. A tail shorter than a row is left out.
+A row has context + 1 tokens, and rows start `context` tokens apart. In an epoch, every token is an input once, and
+every token but the first is a label once. The tail that is shorter than a row is left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,10 @@ from data.text.tokenizer import DEFAULT_TOKENIZER, tokenizer_sha256
 
 
 class FineWeb(ResumableData):
-    """Packed rows of a folder of shards, shuffled anew every epoch, the same for any number of ranks and workers."""
+    """Packed rows from a folder of shards, shuffled anew every epoch.
+
+    The order of the rows depends on the seed only, not on the number of ranks or workers.
+    """
 
     def __init__(
         self,
@@ -40,14 +43,20 @@ class FineWeb(ResumableData):
     ):
         """
         Args:
-            shards: folder that `python -m data.prepare` has made.
-            batch_size: rows a rank and step.
-            context: tokens a model reads at once; a row holds one more, the last label.
-            validation_rows: rows scored at each validation, the first of the validation split, or all if it has fewer.
-            tokenizer: the one that the shards were made with; others are refused.
-            verify: read all shards before the first step and compare their hashes; sizes are always compared.
-            seed: of the order of the rows.
-            num_workers: processes that read; 0 reads in the training process.
+            shards: Folder of token shards, made by `python -m data.prepare`.
+            batch_size: Number of rows in a training batch of one rank.
+            context: Number of tokens that the model reads from a row. A row has one token more: the last label.
+            validation_rows: Number of rows in the validation set: the first rows of the validation split, or all of
+                them if it has fewer.
+            tokenizer: Tokenizer that the shards were made with. Any other is refused.
+            verify: Whether to read all shards before the first step and compare their hashes. Sizes are always
+                compared.
+            seed: Seed of the order of the rows, in [0, 2^20).
+            num_workers: Number of processes that read rows; 0 reads in the training process.
+
+        Raises:
+            DataError: if shards are missing, damaged, from another tokenizer, or hold too few rows.
+            ValueError: if an option is out of its range.
         """
         super().__init__(batch_size, seed, num_workers)
         for name, value in (("context", context), ("validation_rows", validation_rows)):
@@ -66,7 +75,7 @@ class FineWeb(ResumableData):
         self.train_tokens, self.validation_tokens = (
             TokenStream(self.folder, self.manifest.splits[split], self.manifest.dtype) for split in SPLITS
         )
-        self.rows = max(0, len(self.train_tokens) - 1) // context  # an epoch
+        self.rows = max(0, len(self.train_tokens) - 1) // context  # in an epoch
         self.validation_rows = min(validation_rows, max(0, len(self.validation_tokens) - 1) // context)
         self._check_rows(ranks=1)
 
@@ -118,7 +127,7 @@ class FineWeb(ResumableData):
 
 
 class _ValidationBatches(IterableDataset):
-    """This rank's share of the validation rows; all ranks have equally many, as sharded models need."""
+    """The validation rows of this rank. All ranks have equally many, because sharded models need that."""
 
     def __init__(self, data: FineWeb):
         self.data = data

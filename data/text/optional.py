@@ -1,4 +1,4 @@
-"""Libraries that only some ways into the data need."""
+"""Libraries that only some sources and tokenizers need."""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +7,7 @@ from data.errors import DataError
 
 
 def require(module: str) -> Any:
-    """The module, imported now."""
+    """Import a module now. Raises DataError, with the command that installs it, if it is missing."""
     try:
         return import_module(module)
     except ImportError as error:

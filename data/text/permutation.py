@@ -1,8 +1,8 @@
 """A shuffle that is computed, not stored.
 
-A Feistel network (Luby & Rackoff 1988) permutes the integers of 2 * h bits, whatever its round function; walking on
-from those that are not below `size` until one is (cycle walking, Black & Rogaway 2002) permutes range(size).
-In plain Python: a position takes microseconds, less than a tensor operation's start.
+A Feistel network (Luby & Rackoff 1988) with any round function permutes the integers of 2 * h bits. If a result is not
+below `size`, the network is applied again until it is (cycle walking, Black & Rogaway 2002): that permutes range(size).
+The code is plain Python, because a position takes microseconds, less than the launch of a tensor operation.
 """
 
 ROUNDS = 6
@@ -10,11 +10,11 @@ _BITS = (1 << 64) - 1
 
 
 class Permutation:
-    """Permutation number `number` of those that `seed` names: a bijection of range(size)."""
+    """A bijection of range(size), a pure function of (seed, number). FineWeb takes the epoch as the number."""
 
     def __init__(self, size: int, seed: int, number: int):
         self.size = size
-        self.half = max(1, ((size - 1).bit_length() + 1) // 2)  # 2^(2 half) < 4 size, so that walks are short
+        self.half = max(1, ((size - 1).bit_length() + 1) // 2)  # 2^(2 half) < 4 size, so that few repeats are needed
         key = _mix(_mix(seed) + number)
         self.keys = [_mix(key + i) for i in range(1, ROUNDS + 1)]
 
@@ -33,7 +33,7 @@ class Permutation:
 
 
 def _mix(x: int) -> int:
-    """The finaliser of splitmix64 (Steele et al. 2014), after one step of its counter."""
+    """Hash 64 bits: one step of the counter of splitmix64 (Steele et al. 2014), then its finaliser."""
     x = x + 0x9E3779B97F4A7C15 & _BITS
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 & _BITS
     x = (x ^ x >> 27) * 0x94D049BB133111EB & _BITS

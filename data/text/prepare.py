@@ -1,9 +1,9 @@
-"""Documents to token shards: python -m data.prepare --source=HuggingFaceFW/fineweb --out=shards/fineweb
+"""Turn documents into token shards: python -m data.prepare --source=HuggingFaceFW/fineweb --out=shards/fineweb
 
-One process reads, `workers` others tokenize, and what they give back is written in the order of the documents,
-so that the shards do not depend on the number of processes. Each time a training shard is full, `progress.json`
-says how far it goes: after an interruption of any kind the same command goes on from there, and ends with the
-same shards. `manifest.json` is written last (data/text/shards.py has the format).
+One process reads documents, `workers` processes tokenize them, and the first one writes the tokens in the order of the
+documents. The shards therefore do not depend on the number of processes. Whenever a training shard is full,
+`progress.json` records how many documents are done. After any interruption, the same command continues from there and
+ends with the same shards. `manifest.json` is written last (data/text/shards.py describes the format).
 """
 
 import json
@@ -36,7 +36,7 @@ from data.text.tokenizer import DEFAULT_TOKENIZER, Tokenizer, load_tokenizer, to
 
 
 class Preparation:
-    """The shards written so far, and the documents they hold."""
+    """The shards that are written so far, and the number of documents in them."""
 
     def __init__(self, out: Path, settings: dict[str, Any], dtype: np.dtype, shard_tokens: int):
         self.out = out
@@ -74,7 +74,7 @@ class Preparation:
             self.close_shards()
 
     def close_shards(self) -> None:
-        """Both splits end a shard at the same document: from here a later process can go on."""
+        """End the shard of both splits at the same document, from which a later process can continue."""
         for split, writer in zip(SPLITS, self._writers, strict=True):
             self.splits[split] += writer.close()
         state = {"settings": self.settings, "read": self.read, "skipped": self.skipped}
@@ -88,7 +88,7 @@ class Preparation:
 
     def finish(self, tokenizer: Tokenizer) -> Manifest:
         if not self.tokens:
-            raise DataError("source: there is no document with text")
+            raise DataError("source: no document has text")
         self.close_shards()
         manifest = Manifest(
             tokenizer=self.settings["tokenizer"],
@@ -127,21 +127,26 @@ def prepare(
     bad_documents: Literal["refuse", "skip"] = "refuse",
     workers: int = os.cpu_count() or 1,
 ) -> None:
-    """Turn documents into token shards for data.FineWeb; interrupted, the same command goes on where it stopped.
+    """Turn documents into token shards for data.FineWeb. After an interruption, the same command continues.
 
     Args:
-        source: a data set of the Hugging Face hub (HuggingFaceFW/fineweb), a file, folder or pattern of parquet,
-            jsonl or plain text, also as .gz or .zst, or stdlib for the modules of the running Python.
-        out: folder of the shards.
-        tokenizer: a sentencepiece model, a tokenizer.json, a folder that holds one of them, or a name on the hub.
-        text_key: column of parquet and key of jsonl that hold the text.
-        hub_config: configuration of the data set on the hub, such as sample-100BT.
-        hub_split: split of the data set on the hub; all of it is divided into training and validation documents.
-        hub_revision: branch, tag or commit of the data set on the hub.
-        validation_fraction: share of the documents that is kept for validation, chosen by a hash of their text.
-        shard_tokens: a training shard is closed once it has that many; work after the last one is lost in a crash.
-        bad_documents: empty or not in UTF-8: refuse to go on, or skip and count them.
-        workers: processes that tokenize.
+        source: Documents to tokenize: a data set of the Hugging Face hub (HuggingFaceFW/fineweb); a file, a folder or
+            a pattern of parquet, jsonl or plain text, also as .gz or .zst; or "stdlib" for the modules of the
+            running Python.
+        out: Folder for the shards.
+        tokenizer: Sentencepiece model, tokenizer.json, folder that holds one of them, or name on the hub.
+        text_key: Column of parquet files, or key of jsonl files, that holds the text.
+        hub_config: Configuration of the data set on the hub, such as sample-100BT.
+        hub_split: Split of the data set on the hub. It is divided into training and validation documents here.
+        hub_revision: Branch, tag or commit of the data set on the hub.
+        validation_fraction: Share of the documents that goes to the validation split, chosen by a hash of the text.
+        shard_tokens: Number of tokens after which a training shard is closed. A crash loses the work since the last
+            closed shard.
+        bad_documents: What to do with a document that is empty or not UTF-8: "refuse" stops, "skip" counts it.
+        workers: Number of processes that tokenize.
+
+    Raises:
+        DataError: if an option, a document or the folder is not what is needed.
     """
     if not 0 <= validation_fraction < 1:
         raise DataError(f"validation_fraction: must lie in [0, 1), got {validation_fraction}")
@@ -163,15 +168,15 @@ def prepare(
     if (folder / "manifest.json").is_file():
         manifest = Manifest.load(folder)
         refuse_other_settings(folder, manifest.settings, settings)
-        console.print(f"{out} is whole: {_summary(manifest)}", soft_wrap=True)
+        console.print(f"{out} is complete: {_summary(manifest)}", soft_wrap=True)
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"out: {out} could not be made ({error.strerror})") from error
+        raise DataError(f"out: {out} could not be created ({error.strerror})") from error
     preparation = Preparation(folder, settings, token_dtype(loaded.vocab_size), shard_tokens)
     if preparation.read:
-        console.print(f"{preparation.read:,} documents are kept from before", soft_wrap=True)
+        console.print(f"continuing after {preparation.read:,} documents", soft_wrap=True)
     recipe = Recipe(tokenizer, text_key, validation_fraction, bad_documents == "skip")
     start = time.perf_counter()
     try:
@@ -208,7 +213,7 @@ def main() -> None:
     except (ArgumentError, DataError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: the same command goes on where it stopped")
+        sys.exit("interrupted: the same command continues from here")
 
 
 if __name__ == "__main__":

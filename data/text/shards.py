@@ -1,12 +1,13 @@
-"""Token shards: the format, its writer, its checks, and reading at any position.
+"""Token shards: their format, a writer, checks of size and hash, and reading at any position.
 
     shards/stdlib/
-      manifest.json           tokenizer, vocabulary, dtype; of each shard: tokens, documents, sha256
-      train-00000.bin         ids of all training documents, each ended by EOS: uint16, or uint32 for
-      train-00001.bin         vocabularies above 65,536; a document does not cross a shard
+      manifest.json           tokenizer, vocabulary, dtype; tokens, documents and sha256 of each shard
+      train-00000.bin         token ids of training documents, with EOS after each: uint16, or uint32 for
+      train-00001.bin         vocabularies above 65,536; a document lies in one shard
       validation-00000.bin
 
-A folder without a manifest is not whole: the manifest is written last, and every file under another name first.
+A folder without a manifest is incomplete, because the manifest is written last. Every file is written under another
+name first, and renamed when it is complete.
 """
 
 import json
@@ -27,11 +28,14 @@ SPLITS = ("train", "validation")
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
+    """The dtype of token ids on the disk: little-endian uint16, or uint32 if the vocabulary needs it."""
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
 @dataclass(frozen=True)
 class Shard:
+    """One file of token ids, as the manifest describes it."""
+
     file: str
     tokens: int
     documents: int
@@ -40,18 +44,20 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
+    """The content of manifest.json: how the shards were made, and what they hold."""
+
     tokenizer: str
     tokenizer_sha256: str
     vocab_size: int
     eos: int
     dtype: str  # uint16 or uint32, little-endian
-    settings: dict[str, Any]  # what the shards were prepared from
-    skipped: int  # documents that were left out: empty, or not UTF-8
+    settings: dict[str, Any]  # source and options that decide the content of the shards
+    skipped: int  # number of documents that were left out because they were empty or not UTF-8
     splits: dict[str, tuple[Shard, ...]]
 
     @property
     def digest(self) -> str:
-        """Of everything here, the shards' hashes included: it names the tokens and their order."""
+        """Hash of all fields, including the hashes of the shards. It identifies the tokens and their order."""
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -59,7 +65,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
-        """The manifest, once all its shards are there with their full size."""
+        """Load the manifest of a folder. Raises DataError if a shard is missing or has another size."""
         path = folder / "manifest.json"
         if not path.is_file():
             state = "is not finished" if (folder / "progress.json").is_file() else "holds no manifest.json"
@@ -76,7 +82,7 @@ class Manifest:
         return manifest
 
     def verify(self, folder: Path) -> None:
-        """Read every shard, several at a time, and compare its hash."""
+        """Read every shard, several at a time. Raises DataError if a hash differs from the manifest."""
 
         def check(shard: Shard) -> str | None:
             with (folder / shard.file).open("rb") as file:
@@ -94,6 +100,7 @@ def shards_from_json(shards: list[dict[str, Any]]) -> tuple[Shard, ...]:
 
 
 def check_sizes(folder: Path, shards: Sequence[Shard], dtype: str) -> None:
+    """Raise DataError if a shard is missing or has another size than `shards` say."""
     for shard in shards:
         path, size = folder / shard.file, shard.tokens * np.dtype(dtype).itemsize
         if not path.is_file():
@@ -103,7 +110,10 @@ def check_sizes(folder: Path, shards: Sequence[Shard], dtype: str) -> None:
 
 
 def write_whole(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON so that the path holds all of it, or what it held before."""
+    """Write JSON such that after a crash the path holds the new content or the old one, never a part.
+
+    Raises DataError if the disk refuses.
+    """
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w") as file:
@@ -116,7 +126,7 @@ def write_whole(path: Path, content: dict[str, Any]) -> None:
 
 
 class ShardWriter:
-    """Writes one shard; its name appears when `close` finds all of it on the disk."""
+    """Writes one shard. The file gets its name when `close` has brought all of it to the disk."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -126,7 +136,7 @@ class ShardWriter:
         self._file: BinaryIO | None = None
 
     def write(self, ids: np.ndarray, documents: int) -> None:
-        """The next documents: ids (tokens,) in the shard's dtype."""
+        """Append documents: their ids (tokens,), in the dtype of the shard. Raises DataError if the disk refuses."""
         try:
             self._file = self._file or self.partial.open("wb", buffering=0)
             content = memoryview(ids.tobytes())
@@ -140,7 +150,7 @@ class ShardWriter:
         self.documents += documents
 
     def close(self) -> tuple[Shard, ...]:
-        """The shard, or none where nothing was written."""
+        """Complete the file and return its shard, or nothing if nothing was written. Raises DataError likewise."""
         if self._file is None:
             return ()
         try:
@@ -152,7 +162,7 @@ class ShardWriter:
         return (Shard(self.path.name, self.tokens, self.documents, self._hash.hexdigest()),)
 
     def discard(self) -> None:
-        """Leave nothing of what was written and not closed."""
+        """Delete the file if it is not closed."""
         if self._file is not None and not self._file.closed:
             self._file.close()
             self.partial.unlink()
@@ -163,7 +173,7 @@ def _cannot_write(path: Path, error: OSError) -> DataError:
 
 
 class TokenStream:
-    """The tokens of all shards of one split as one long sequence, read where it is asked for."""
+    """The tokens of all shards of a split as one sequence. Only the tokens that are asked for are read."""
 
     def __init__(self, folder: Path, shards: Sequence[Shard], dtype: str):
         self.paths = [folder / shard.file for shard in shards]
@@ -175,17 +185,17 @@ class TokenStream:
         return self.ends[-1] if self.ends else 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": None}  # a memmap would be pickled with its contents
+        return {**self.__dict__, "_maps": None}  # pickling a memmap would copy its content
 
     def read(self, starts: Sequence[int], length: int) -> np.ndarray:
-        """The `length` tokens from each of the B starts on: (B, length)."""
+        """Read `length` tokens from each of B positions: (B, length), in the dtype of the shards."""
         if self._maps is None:
             self._maps = [np.memmap(path, self.dtype, "r") for path in self.paths]
         rows = np.empty((len(starts), length), self.dtype)
         for row, start in zip(rows, starts, strict=True):
             shard, filled = bisect_right(self.ends, start), 0
             offset = start - (self.ends[shard - 1] if shard else 0)
-            while filled < length:  # a row may go on in the next shard
+            while filled < length:  # a row may continue in the next shard
                 piece = self._maps[shard][offset : offset + length - filled]
                 row[filled : filled + len(piece)] = piece
                 shard, offset, filled = shard + 1, 0, filled + len(piece)

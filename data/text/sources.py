@@ -1,11 +1,11 @@
-"""Where documents come from: local files, the Hugging Face hub, or Python's own standard library.
+"""Sources of documents: local files, the Hugging Face hub, or the standard library of Python.
 
-stdlib                   the modules of the running Python, a document each: real text without a network
+stdlib                   the modules of the running Python, one document each: real text without a network
 pages/                   a folder, a file or a pattern ("dumps/*.jsonl.zst"), in sorted order:
-                           .parquet            a document a row, in the text column
-                           .jsonl .ndjson      a document a line, under the text key
-                           anything else       a document a file
-                         each may end in .gz or .zst, except .parquet
+                           .parquet            one document a row, in the text column
+                           .jsonl .ndjson      one document a line, under the text key
+                           anything else       one document a file
+                         any of them but .parquet may be compressed, as .gz or .zst
 HuggingFaceFW/fineweb    a data set of the hub
 """
 
@@ -31,9 +31,9 @@ LINES = (".jsonl", ".ndjson")
 
 
 class Record(NamedTuple):
-    """A document as it was found; what can be done to it in a worker process is left to `text_of`."""
+    """A document as it was read. A worker process decodes it, by `text_of`."""
 
-    origin: str  # for messages
+    origin: str  # file and line, or data set and row; for messages
     content: bytes | str
     is_json: bool = False
 
@@ -43,6 +43,10 @@ class BadDocumentError(DataError):
 
 
 def text_of(record: Record, text_key: str) -> str:
+    """The text of a document.
+
+    Raises BadDocumentError if it is empty or not UTF-8, and DataError if it is not JSON with the key `text_key`.
+    """
     try:
         text: Any = record.content if isinstance(record.content, str) else record.content.decode()
         if record.is_json:
@@ -64,16 +68,18 @@ def text_of(record: Record, text_key: str) -> str:
 
 
 class Source(ABC):
-    identity: dict[str, Any]  # what decides the documents and their order
-    share_read: float | None = 0.0  # for a progress bar; None where the end is not known
+    """A sequence of documents that is the same whenever it is read."""
+
+    identity: dict[str, Any]  # settings that decide the documents and their order
+    share_read: float | None = 0.0  # share of the source that was read, in [0, 1]; None if its size is not known
 
     @abstractmethod
     def records(self, start: int) -> Iterator[Record]:
-        """All documents in a fixed order, from number `start` on."""
+        """Yield the documents in a fixed order, from number `start` on. Raises DataError if one cannot be read."""
 
 
 class FileSource(Source):
-    """Local files, one after the other; they are named relative to `root`, where there is one."""
+    """Local files, one after the other. Messages name them relative to `root`, if it is given."""
 
     def __init__(self, name: str, paths: Sequence[Path], text_key: str, root: str = ""):
         self.paths = paths
@@ -85,7 +91,7 @@ class FileSource(Source):
         self.identity = {"source": name, "files": len(paths), "bytes": sum(self.sizes), "names_and_sizes": digest}
         for path in paths:
             if path.suffix == ".parquet":
-                self._parquet(path)  # finds a missing column before anything is written
+                self._parquet(path)  # a missing column is an error before anything is written
 
     def records(self, start: int) -> Iterator[Record]:
         before, total = 0, max(1, sum(self.sizes))
@@ -101,7 +107,7 @@ class FileSource(Source):
                             continue
                         self.share_read = (before + position) / total
                         yield record
-                except (OSError, EOFError, zlib.error) as error:  # pyarrow's errors of reading are OSErrors too
+                except (OSError, EOFError, zlib.error) as error:  # read errors of pyarrow are OSErrors
                     raise DataError(f"source: {path} could not be read ({error})") from error
             before += size
 
@@ -109,13 +115,13 @@ class FileSource(Source):
         return os.path.relpath(path, self.root) if self.root else str(path)
 
     def _count(self, path: Path) -> int | None:
-        """The number of documents, where it is known without reading them."""
+        """The number of documents in a file, or None if only reading it would tell."""
         if path.suffix == ".parquet":
             return self._parquet(path).metadata.num_rows
         return None if _format(path) in LINES else 1
 
     def _read(self, path: Path) -> Iterator[tuple[Record, float]]:
-        """Documents, and how much of the file was read with each."""
+        """Yield documents, each with the number of bytes of the file that are read so far."""
         origin = self._name(path)
         if path.suffix == ".parquet":
             file, row, size = self._parquet(path), 0, path.stat().st_size
@@ -146,7 +152,7 @@ class FileSource(Source):
 
 
 class HubSource(Source):
-    """A data set of the Hugging Face hub, streamed at the revision it has now."""
+    """A data set of the Hugging Face hub, streamed at the commit that `revision` names now."""
 
     share_read = None
 
@@ -177,12 +183,13 @@ class HubSource(Source):
             yield Record(f"{self.name}:{number}", row[self.text_key] or "")
 
     def _unreachable(self, error: Exception) -> DataError:
-        """The hub's libraries raise errors of several more."""
+        """Make one error of the many that the libraries of the hub, and those below them, raise."""
         reason = " ".join(str(error).split())
         return DataError(f"source: {self.name} could not be read from the Hugging Face hub ({reason})")
 
 
 def open_source(name: str, text_key: str, config: str | None, split: str, revision: str) -> Source:
+    """Open the source that `name` stands for (see the top of this file). Raises DataError if there is none."""
     if name == "stdlib":
         return _standard_library()
     path = Path(name)
@@ -191,12 +198,12 @@ def open_source(name: str, text_key: str, config: str | None, split: str, revisi
     if files:
         return FileSource(name, files, text_key)
     if path.is_dir() or path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise DataError(f"source: {name} is no file, no folder with files, no owner/name of the hub, and not stdlib")
+        raise DataError(f"source: must be a file, a folder with files, an owner/name of the hub, or stdlib, got {name}")
     return HubSource(name, config, split, revision, text_key)
 
 
 def _standard_library() -> Source:
-    """Python's modules without their tests: 12 MB, and nothing to download."""
+    """The modules of the standard library without their tests: 12 MB of text, without a download."""
     root = Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "test", "tests", "idle_test"}
     files = [path for path in sorted(root.rglob("*.py")) if not left_out & set(path.relative_to(root).parts)]
@@ -212,6 +219,6 @@ def _decompress(path: Path, raw: BinaryIO) -> BinaryIO:
     if path.suffix == ".gz":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
     if path.suffix == ".zst":
-        pyarrow = require("pyarrow")  # notices a truncated file, which zstandard does not
+        pyarrow = require("pyarrow")  # reports a truncated file, unlike the zstandard library
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
     return raw

@@ -1,7 +1,7 @@
-"""Is the data the bottleneck? python -m data.text.speed --shards=shards/stdlib
+"""Measure the speed of tokenizing and reading: python -m data.text.speed --shards=shards/stdlib
 
-Measures tokenizing on one core, as a worker of `python -m data.prepare` does it and by the tokenizer library's own
-batch encoding alone, and the reading of shuffled rows as training does it.
+Tokenizing is measured on one core, once as a worker of `python -m data.prepare` does it, and once with the batch
+encoding of the tokenizer's library alone. Reading is measured on shuffled rows, as training reads them.
 """
 
 import sys
@@ -25,26 +25,26 @@ def speed(
     num_workers: int = 1,
     seconds: float = 10.0,
 ) -> None:
-    """Print tokens a second of tokenizing and of reading.
+    """Print the speed of tokenizing and of reading, in tokens a second.
 
     Args:
-        shards: folder to read from.
-        source: documents to tokenize, as `python -m data.prepare` takes them.
-        tokenizer: the one that the shards were made with.
-        context: tokens a row.
-        batch_size: rows a batch.
-        num_workers: processes that read.
-        seconds: to spend on each measurement.
+        shards: Folder of token shards to read from.
+        source: Documents to tokenize, as for `python -m data.prepare`.
+        tokenizer: Tokenizer that the shards were made with.
+        context: Number of tokens in a row.
+        batch_size: Number of rows in a batch.
+        num_workers: Number of processes that read rows.
+        seconds: Duration of each of the three measurements, in seconds.
     """
     ours, library = _tokenizing(source, tokenizer, seconds)
     print(f"tokenizing, one core:      {ours:12,.0f} tokens/s")
-    print(f"by the library alone:      {library:12,.0f} tokens/s, so ours has {ours / library:.2f} of its rate")
+    print(f"by the library alone:      {library:12,.0f} tokens/s (ratio of the first to this: {ours / library:.2f})")
     rate = _reading(shards, tokenizer, context, batch_size, num_workers, seconds)
     print(f"reading, {num_workers} workers:        {rate:12,.0f} tokens/s")
 
 
 def _tokenizing(source: str, name: str, seconds: float) -> tuple[float, float]:
-    """Tokens per second of processor time, ours and the library's; batch by batch in turn, on the same documents."""
+    """Tokens per second of CPU time, ours and the library's alone. Both tokenize each batch, one after the other."""
     tokenizer, recipe = load_tokenizer(name), Recipe(name, "text", 0.001, skip_bad_documents=True)
     records = open_source(source, "text", None, "train", "main").records(0)
     tokens, spent, alone = 0, 0.0, 0.0
@@ -67,7 +67,7 @@ def _reading(shards: str, tokenizer: str, context: int, batch_size: int, num_wor
 
     data = FineWeb(shards, batch_size, context, tokenizer=tokenizer, num_workers=num_workers)
     batches = iter(data.train_dataloader())
-    for _ in islice(batches, 100):  # the workers start; the file cache warms
+    for _ in islice(batches, 100):  # until the workers run and the file cache is warm
         pass
     tokens, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:

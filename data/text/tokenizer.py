@@ -1,9 +1,9 @@
-"""Text to token ids and back: sentencepiece models and Hugging Face fast tokenizers behind one interface.
+"""Tokenizers: sentencepiece models and Hugging Face fast tokenizers behind one interface.
 
     load_tokenizer("data/mistral_v1").encode(["def f(x):\\n    return x"])  ->  [array([801, 285, 28732, 28744, ...])]
 
-Each is loaded by its own library, because another one's reading of the same file may differ: a sentencepiece
-model opened through transformers gives other ids for runs of spaces.
+Each file is loaded by the library that made its format, because others may read it differently: a sentencepiece model
+that is opened through transformers gives other ids for runs of spaces.
 """
 
 import json
@@ -17,24 +17,27 @@ import numpy as np
 from data.errors import DataError
 from data.text.optional import require
 
-DEFAULT_TOKENIZER = "data/mistral_v1"  # 32,000 pieces, with byte fallback: every text can be encoded
+DEFAULT_TOKENIZER = "data/mistral_v1"  # 32,000 pieces; it can encode every text, by falling back to bytes
 
 
 class Tokenizer(ABC):
-    """Ids lie in [0, vocab_size); neither BOS nor EOS is added."""
+    """Maps text to ids in [0, vocab_size) and back. It adds neither BOS nor EOS."""
 
     vocab_size: int
-    eos: int  # the id put between documents
+    eos: int  # the id that ends every document
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, on one core."""
+        """The ids of each text, int64 or int32 (tokens,). Uses one core."""
 
     @abstractmethod
-    def decode(self, ids: Sequence[int]) -> str: ...
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of these ids."""
 
 
 class SentencePieceTokenizer(Tokenizer):
+    """A sentencepiece model. Raises DataError if the file is none, or has no EOS piece."""
+
     def __init__(self, path: Path):
         from sentencepiece import SentencePieceProcessor
 
@@ -55,7 +58,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 class FastTokenizer(Tokenizer):
-    """A tokenizer.json; the tokenizer_config.json beside it names EOS."""
+    """A tokenizer.json. The tokenizer_config.json beside it names EOS; DataError is raised if it does not."""
 
     def __init__(self, path: Path):
         tokenizers = require("tokenizers")
@@ -63,11 +66,11 @@ class FastTokenizer(Tokenizer):
             self.model = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises nothing narrower
             raise DataError(f"tokenizer: {path} is not a fast tokenizer ({error})") from error
-        self.model.encode_special_tokens = True  # a text that spells </s> does not end its document
+        self.model.encode_special_tokens = True  # so that </s> in a text does not end the document
         self.model.no_truncation()
         self.model.no_padding()
         vocabulary = self.model.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(vocabulary.values()) + 1  # there may be holes
+        self.vocab_size = max(vocabulary.values()) + 1  # not the length, as ids may be unused
         config = path.with_name("tokenizer_config.json")
         eos = json.loads(config.read_text()).get("eos_token") if config.is_file() else None
         eos = eos["content"] if isinstance(eos, dict) else eos
@@ -84,13 +87,16 @@ class FastTokenizer(Tokenizer):
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The tokenizer in a file, a folder or a repository of the Hugging Face hub (`find_tokenizer`)."""
+    """Load the tokenizer that `name` stands for: a file, a folder, or a repository of the Hugging Face hub."""
     path = find_tokenizer(name)
     return FastTokenizer(path) if path.suffix == ".json" else SentencePieceTokenizer(path)
 
 
 def find_tokenizer(name: str) -> Path:
-    """The tokenizer.json or sentencepiece model (*.model) that `name` stands for."""
+    """Path of the tokenizer.json or sentencepiece model (*.model) that `name` stands for.
+
+    Raises DataError if there is none.
+    """
     path = Path(name)
     if path.is_file():
         return path
@@ -100,15 +106,16 @@ def find_tokenizer(name: str) -> Path:
                 return path / file
         raise DataError(f"tokenizer: {name} holds neither tokenizer.json nor tokenizer.model")
     if name.count("/") != 1 or path.suffix in (".json", ".model"):
-        raise DataError(f"tokenizer: {name} is neither a file, a folder nor an owner/name of the Hugging Face hub")
+        raise DataError(f"tokenizer: {name} is not a file, a folder, or an owner/name of the Hugging Face hub")
     hub = require("huggingface_hub")
     try:
         hub.hf_hub_download(name, "tokenizer_config.json")
         return Path(hub.hf_hub_download(name, "tokenizer.json"))
-    except Exception as error:  # of several libraries, by what went wrong on the way
+    except Exception as error:  # several libraries raise errors here, each its own
         reason = " ".join(str(error).split())
         raise DataError(f"tokenizer: {name} could not be fetched from the Hugging Face hub ({reason})") from error
 
 
 def tokenizer_sha256(name: str) -> str:
+    """Hash of the file that `find_tokenizer` finds."""
     return sha256(find_tokenizer(name).read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The picture of length generalization: scaled accuracy against sequence length."""
+"""The figure of length generalization: scaled accuracy against sequence length."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -7,7 +7,12 @@ from matplotlib.figure import Figure
 
 
 def length_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_trained: int) -> Figure:
-    """One colour a name; a thin line for each of its runs ({length: scaled accuracy}), a thick one for their median."""
+    """Draw one colour for each name: a thin line for each of its runs and a thick line for their median.
+
+    Args:
+        curves: for each name its runs, each run as {length: scaled accuracy}, all with the same lengths.
+        longest_trained: longest training sequence; lengths up to it are shaded.
+    """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.axvspan(0, longest_trained, color="0.92", zorder=0, label=f"trained on (up to {longest_trained})")
@@ -17,7 +22,7 @@ def length_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_t
         for run in runs:
             axes.plot(lengths, [run[n] for n in lengths], color=f"C{i}", linewidth=0.7, alpha=0.5)
         middle = [median(run[n] for run in runs) for n in lengths]
-        style = ("-", "--", "-.", ":")[i % 4]  # so that curves which coincide are both seen
+        style = ("-", "--", "-.", ":")[i % 4]  # so that both of two curves that coincide are visible
         axes.plot(lengths, middle, style, color=f"C{i}", linewidth=2, marker=".", label=name)
     ticks = sorted({n for runs in curves.values() for n in runs[0] if n & (n - 1) == 0} | {longest_trained})
     axes.set_xscale("log", base=2)

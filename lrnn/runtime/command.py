@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jsonargparse import ArgumentError, auto_cli
 
@@ -10,12 +11,15 @@ from lrnn.runtime.errors import ConfigError
 
 
 def command(
-    function: Callable[..., None], name: str, check: Callable[[Sequence[str]], None] = lambda arguments: None
+    function: Callable[..., Any] | dict[str, Any],
+    name: str,
+    check: Callable[[Sequence[str]], None] = lambda arguments: None,
 ) -> None:
     """Call a function with the arguments of the command line, and end with one line if the user must change something.
 
     Args:
-        function: Function to call. Its parameters become options; its docstring becomes their help.
+        function: Function to call. Its parameters become options; its docstring becomes their help. A dictionary of
+            functions becomes one subcommand each.
         name: Module that the user runs, as in `python -m name`.
         check: Function that is called with the arguments before they are parsed. It raises ConfigError to refuse them.
     """

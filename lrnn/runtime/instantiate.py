@@ -1,5 +1,6 @@
 """Build an object from its class path and arguments, as a configuration file names them."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -26,8 +27,14 @@ def instantiate(key: str, kind: type[T], class_path: str, init_args: Mapping[str
     parser.add_subclass_arguments(kind, key)
     try:
         config = parser.parse_object({key: {"class_path": class_path, "init_args": dict(init_args)}})
-    except ArgumentError as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{key}: {class_path} can't be built as a {kind.__name__} ({reason[:200]})") from error
-    built: T = parser.instantiate_classes(config)[key]
+        built: T = parser.instantiate_classes(config)[key]
+    except (ArgumentError, ValueError) as error:
+        raise ConfigError(f"{key}: {class_path} can't be built as a {kind.__name__} ({_reason(error)})") from error
     return built
+
+
+def _reason(error: Exception) -> str:
+    """The part of the parser's message that says what to change."""
+    message = " ".join(str(error).split())
+    reason = re.search(r"Errors: - (?:Problem with given class_path '[^']*': )?(.*?) - Expected a", message)
+    return (reason[1] if reason else message)[:200]

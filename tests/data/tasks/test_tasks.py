@@ -73,9 +73,9 @@ def check(task, batch, lengths):
 
 
 @every_task
-def test_a_hundred_thousand_sequences_against_brute_force(task, options):
+def test_sequences_against_brute_force(task, options):
     task = task(**options)
-    for count, span in ((90_000, (3, 40)), (10_000, (40, 256))):
+    for count, span in ((27_000, (3, 40)), (3_000, (40, 256))):
         index = torch.arange(count)
         lengths = task._lengths(3, index, span)
         check(task, task.sample(6, index, lengths, longest=span[1], training=True), lengths)
@@ -215,7 +215,7 @@ def test_bad_options_are_named(task, options, key):
 
 
 def test_lengths_without_an_expression_are_refused():
-    with pytest.raises(ValueError, match="lengths: ModularArithmetic has none below 3, got 2"):
+    with pytest.raises(ValueError, match="lengths: ModularArithmetic needs at least 3, got 2"):
         next(ModularArithmetic().evaluation_batches(2, 2, samples=1))
 
 

@@ -94,5 +94,5 @@ def test_a_fast_tokenizer_must_name_its_eos(fast_tokenizer):
 
 
 def test_a_name_that_is_nothing():
-    with pytest.raises(DataError, match="neither a file, a folder nor an owner/name"):
+    with pytest.raises(DataError, match="is not a file, a folder, or an owner/name"):
         load_tokenizer("nothing.model")

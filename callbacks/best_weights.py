@@ -1,0 +1,80 @@
+"""Keep the weights that worked best on long sequences, not only the last ones."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from callbacks.contract import length_task
+from callbacks.scorer import scorer
+
+
+class BestWeights(L.Callback):
+    """Scores the weights at every validation and keeps the best in `checkpoints/best.ckpt` of the run's folder.
+
+    A model that makes no mistake on training lengths keeps changing, and its accuracy on long sequences comes and goes.
+    The scores, logged as `length/selection`, are on a validation set with the lengths of the test set and other
+    sequences. `LengthGeneralization` writes what the best weights score on the test set.
+    """
+
+    def __init__(self, samples: int = 1024, segment: int = 1024):
+        """
+        Args:
+            samples: Number of validation sequences.
+            segment: Tokens of a sequence read in one call of the model.
+        """
+        for name, value in (("samples", samples), ("segment", segment)):
+            if value < 1:
+                raise ValueError(f"{name}: must be at least 1, got {value}")
+        self.samples = samples
+        self.segment = segment
+        self.best: dict[str, Any] = {}  # step and score of the best weights so far
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            raise MisconfigurationException(
+                f"trainer.callbacks: BestWeights keeps the best weights on one device only, got {trainer.world_size}"
+            )
+        length_task(trainer)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # best.ckpt may be younger than the checkpoint that training goes on from, so its own record counts
+        if trainer.ckpt_path and self._path(trainer).is_file():
+            self.best = self._read(trainer)["callbacks"][self.state_key]["best"]
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        lengths = length_task(trainer).test_lengths
+        scores = scorer(trainer, pl_module, self.segment)(*lengths, self.samples, validation=True)
+        score = scores.scaled_accuracy
+        if trainer.logger:
+            trainer.logger.log_metrics({"length/selection": score}, trainer.global_step)
+        # of equal scores, keep the weights that were trained longer
+        if not self.best or score >= self.best["selection_scaled_accuracy"]:
+            self.best = {"step": trainer.global_step, "selection_scaled_accuracy": score}
+            trainer.save_checkpoint(self._path(trainer))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    @contextmanager
+    def in_place(self, trainer: L.Trainer, model: L.LightningModule) -> Iterator[None]:
+        """Give the model the best weights for the time of the context."""
+        last = {name: weight.clone() for name, weight in model.state_dict().items()}
+        model.load_state_dict(self._read(trainer)["state_dict"])
+        try:
+            yield
+        finally:
+            model.load_state_dict(last)
+
+    def _path(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.log_dir or trainer.default_root_dir, "checkpoints", "best.ckpt")
+
+    def _read(self, trainer: L.Trainer) -> dict[str, Any]:
+        return torch.load(self._path(trainer), weights_only=True)

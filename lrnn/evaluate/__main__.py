@@ -1,0 +1,15 @@
+"""Evaluate a checkpoint: python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt"""
+
+import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
+from lrnn.evaluate.lengths import evaluate_lengths
+from lrnn.runtime.command import command
+
+COMMANDS = {"lengths": evaluate_lengths}
+
+
+def main() -> None:
+    command(COMMANDS, "lrnn.evaluate")
+
+
+if __name__ == "__main__":
+    main()

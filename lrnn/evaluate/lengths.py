@@ -1,0 +1,175 @@
+"""Score a checkpoint on a task at any lengths, without training.
+
+python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt --lengths=[64,1024,65536]
+python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt --task=data.EvenPairs
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from lrnn.evaluate.contract import LengthTask, missing_members
+from lrnn.evaluate.length_figure import length_figure
+from lrnn.evaluate.scoring import Scores, as_record, score
+from lrnn.models import LanguageModel
+from lrnn.models.class_path import import_path
+from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.instantiate import instantiate
+
+Precision = Literal["32-true", "bf16-mixed"]
+LENGTHS = (40, 64, 96, 128, 160, 192, 224, 256, 512, 1024, 4096, 16384)
+
+
+def evaluate_lengths(
+    checkpoint: str = "runs/fit/parity/checkpoints/last.ckpt",
+    task: str | None = None,
+    task_options: dict[str, Any] | None = None,
+    lengths: Sequence[int] = LENGTHS,
+    samples: int = 256,
+    test_lengths: tuple[int, int] | None = None,
+    test_samples: int | None = None,
+    evaluation_seed: int | None = None,
+    segment: int = 1024,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    precision: Precision | None = None,
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Print the accuracy of a model on a test set and at each of many lengths, per label and per sequence.
+
+    Args:
+        checkpoint: Checkpoint of `python -m lrnn.fit`.
+        task: Import path of the data module to score on; that of the run when absent.
+        task_options: Options of that data module, such as --task_options.supervision=last. The others are as in the
+            run if it is the run's own data module, and have their defaults if it is another.
+        lengths: Lengths to score at.
+        samples: Number of sequences of each length.
+        test_lengths: Shortest and longest sequence of the test set; those of the data module when absent.
+        test_samples: Number of sequences in the test set; that of the data module when absent.
+        evaluation_seed: Seed of the sequences; that of the data module when absent.
+        segment: Tokens of a sequence read in one call of the model, with the state carried on to the next.
+        device: Device of the model; auto takes a GPU if there is one.
+        precision: Precision of the model's arithmetic; that of the run when absent.
+        out: Folder for the scores, lengths.json, and their figure, lengths.png; nothing is written when absent.
+    """
+    _check_at_least(1, samples=samples, segment=segment, test_samples=test_samples)
+    model, config = load_model(checkpoint), _run_config(checkpoint)
+    options = {**(task_options or {}), **({} if evaluation_seed is None else {"evaluation_seed": evaluation_seed})}
+    data = _task(task, options, config.get("data"))
+    _check_vocabulary(model, data)
+    test_lengths, test_samples = test_lengths or data.test_lengths, test_samples or data.test_samples
+    _check_lengths(data, [test_lengths, *((length, length) for length in lengths)])
+    place = _device(device)
+    model.to(place)
+    context = _precision(precision or config.get("trainer", {}).get("precision") or "32-true", place)
+    run_score = partial(score, model, data, segment=segment, device=place, precision=context)
+    test = run_score(*test_lengths, test_samples)
+    at = {length: run_score(length, length, samples) for length in lengths}
+    _print_table(test_lengths, test, at)
+    record = {
+        "checkpoint": checkpoint,
+        "model": import_path(type(model)),
+        "task": import_path(type(data)),
+        "evaluation_seed": getattr(data, "evaluation_seed", None),
+        "samples": samples,
+        "segment": segment,
+        "test_lengths": list(test_lengths),
+        "test_samples": test_samples,
+        **as_record(test, at),
+    }
+    if out is not None:
+        _write(Path(out), record, _longest_trained(config, data))
+    return record
+
+
+def _check_at_least(least: int, **options: int | None) -> None:
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ConfigError(f"{name}: must be at least {least}, got {value}")
+
+
+def _run_config(checkpoint: str) -> dict[str, Any]:
+    """The configuration of the run that wrote <run>/checkpoints/<checkpoint>; empty if the file was moved away."""
+    path = Path(checkpoint).parent.parent / "config.yaml"
+    return yaml.safe_load(path.read_text()) if path.is_file() else {}
+
+
+def _task(class_path: str | None, options: dict[str, Any], of_run: dict[str, Any] | None) -> LengthTask:
+    if of_run is None and class_path is None:
+        raise ConfigError(
+            "task: the checkpoint's run has no config.yaml to name one; set it, such as --task=data.Parity"
+        )
+    if of_run is not None and class_path in (None, of_run["class_path"]):
+        class_path, options = of_run["class_path"], {**of_run.get("init_args", {}), **options}
+    task = instantiate("task", L.LightningDataModule, str(class_path), options)
+    if not isinstance(task, LengthTask):
+        missing = ", ".join(missing_members(task, LengthTask))
+        raise ConfigError(f"task: {import_path(type(task))} can't be scored by length, it has no {missing}")
+    return task
+
+
+def _check_lengths(task: LengthTask, spans: Sequence[tuple[int, int]]) -> None:
+    for shortest, longest in spans:
+        if shortest > longest:
+            raise ConfigError(f"test_lengths: must be [shortest, longest], got {[shortest, longest]}")
+        try:
+            next(iter(task.evaluation_batches(shortest, longest, 1)))
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def _check_vocabulary(model: LanguageModel, task: LengthTask) -> None:
+    size = model.backbone.head.out_features
+    if task.vocab_size > size:
+        raise ConfigError(f"task: {import_path(type(task))} has {task.vocab_size} tokens, the model {size}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: a GPU was asked for, but CUDA finds none here; choose cpu or auto")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """The contexts in which Lightning calls a model of that precision."""
+    if name == "32-true":
+        return nullcontext
+    if name == "bf16-mixed":
+        return partial(torch.autocast, device.type, torch.bfloat16, cache_enabled=False)
+    raise ConfigError(f"precision: the run was trained in {name}; set --precision to 32-true or bf16-mixed")
+
+
+def _longest_trained(config: dict[str, Any], task: LengthTask) -> int:
+    """The longest sequence that the run was trained on; the task's own where the run does not say."""
+    return config.get("data", {}).get("init_args", {}).get("train_lengths", task.train_lengths)[1]
+
+
+def _print_table(test_lengths: tuple[int, int], test: Scores, at: dict[int, Scores]) -> None:
+    table = Table("length", "scaled accuracy", "accuracy", "sequences right")
+    for name, one in [(f"test set, {test_lengths[0]:,}-{test_lengths[1]:,}", test), *at.items()]:
+        label = name if isinstance(name, str) else f"{name:,}"
+        table.add_row(label, *(f"{value:.3f}" for value in (one.scaled_accuracy, one.accuracy, one.sequence_accuracy)))
+    Console().print(table)
+
+
+def _write(folder: Path, record: dict[str, Any], longest_trained: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / "lengths.json.new"
+    new.write_text(json.dumps(record, indent=1) + "\n")
+    new.replace(folder / "lengths.json")
+    if record["scaled_accuracy_at"]:
+        model, task = (record[key].rpartition(".")[2] for key in ("model", "task"))
+        figure = length_figure({f"{model} on {task}": [record["scaled_accuracy_at"]]}, longest_trained)
+        figure.savefig(folder / "lengths.png", dpi=150)
+    print(f"written to {folder}: lengths.json, lengths.png")

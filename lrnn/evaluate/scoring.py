@@ -1,0 +1,112 @@
+"""The accuracy of a model on a task's evaluation sequences. Callbacks and commands all score by this function."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrnn.evaluate.contract import LengthTask, RecurrentModel
+from lrnn.evaluate.metrics import LabelAccuracy, ScaledAccuracy, SequenceAccuracy
+
+TOKENS = 2**17  # tokens that the model reads in one call, over all rows of a batch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies over a set of sequences."""
+
+    scaled_accuracy: float
+    """Accuracy over the scored tokens; 0 is a blind guess, 1 is always right."""
+
+    accuracy: float
+    """Share of the scored tokens that are right."""
+
+    sequence_accuracy: float
+    """Share of the sequences whose scored tokens are all right."""
+
+
+@torch.no_grad()
+def score(
+    model: RecurrentModel,
+    task: LengthTask,
+    shortest: int,
+    longest: int,
+    samples: int,
+    *,
+    validation: bool = False,
+    segment: int = 1024,
+    device: torch.device | str = "cpu",
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    rank: int = 0,
+    ranks: int = 1,
+) -> Scores:
+    """Score a model on `samples` sequences of lengths from `shortest` to `longest`.
+
+    Args:
+        model: the model, on `device`. It is scored in evaluation mode and left in the mode that it was in.
+        task: the data module that has the sequences.
+        shortest: shortest length.
+        longest: longest length.
+        samples: number of sequences.
+        validation: whether to score the validation set, which has other sequences than the test set.
+        segment: tokens of a sequence read in one call, with the state carried on to the next call, so that memory does
+            not grow with the length.
+        device: where the model is.
+        precision: makes the context that the model is called in, such as one for mixed precision.
+        rank: this process's number among those that share the sequences.
+        ranks: number of those processes. Each returns the scores over all sequences.
+
+    Raises:
+        ValueError: if the task has no sequences of these lengths.
+    """
+    scaled, labelled, whole = ScaledAccuracy(task.chance), LabelAccuracy(), SequenceAccuracy()
+    metrics = [metric.to(device) for metric in (scaled, labelled, whole)]
+    training = model.training
+    model.eval()
+    rows = TOKENS // min(longest, segment)
+    batches = task.evaluation_batches(shortest, longest, samples, validation, tokens=rows * longest)
+    for batch in islice(batches, rank, None, ranks):
+        predictions = _predict(model, batch.inputs, segment, device, precision)
+        labels = batch.labels.to(device)
+        for metric in metrics:
+            metric.update(predictions, labels)
+    model.train(training)
+    return Scores(float(scaled.compute()), float(labelled.compute()), float(whole.compute()))
+
+
+def _predict(
+    model: RecurrentModel,
+    inputs: Tensor,
+    segment: int,
+    device: torch.device | str,
+    precision: Callable[[], AbstractContextManager[Any]],
+) -> Tensor:
+    """The likeliest token of the whole vocabulary at each position (B, T)."""
+    state, predictions = None, []
+    for part in inputs.split(segment, 1):
+        with precision():
+            logits, state = model(part.to(device), state)
+        predictions.append(logits.argmax(-1))
+    return torch.cat(predictions, 1)
+
+
+def as_record(test: Scores, at: Mapping[int, Scores]) -> dict[str, Any]:
+    """Return the scores as they are written to a file.
+
+    Args:
+        test: scores on the test set.
+        at: scores at each length.
+
+    Returns:
+        {"scaled_accuracy": on the test set, "scaled_accuracy_at": {length: scaled accuracy}, ...}, and the same for
+        `accuracy` and `sequence_accuracy`.
+    """
+    record: dict[str, Any] = {}
+    for name in vars(test):
+        record[name] = getattr(test, name)
+        record[f"{name}_at"] = {length: getattr(scores, name) for length, scores in at.items()}
+    return record

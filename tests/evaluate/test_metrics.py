@@ -1,0 +1,25 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrnn.evaluate.metrics import IGNORE, LabelAccuracy, ScaledAccuracy, SequenceAccuracy
+
+ROWS = st.lists(st.tuples(*[st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 2, IGNORE]))] * 4), min_size=1)
+
+
+@given(batches=st.lists(ROWS, min_size=1, max_size=3))
+def test_accuracies_equal_counts_in_plain_python(batches):
+    labelled, whole, scaled = LabelAccuracy(), SequenceAccuracy(), ScaledAccuracy(chance=0.2)
+    for rows in batches:
+        predictions, labels = torch.tensor(rows).unbind(-1)
+        for metric in (labelled, whole, scaled):
+            metric.update(predictions, labels)
+    sequences = [[p == y for p, y in row if y != IGNORE] for rows in batches for row in rows]
+    right = [answer for sequence in sequences for answer in sequence]
+    if not right:
+        assert labelled.compute().isnan() and whole.compute().isnan()
+        return
+    assert labelled.compute().item() == pytest.approx(sum(right) / len(right))
+    assert scaled.compute().item() == pytest.approx((sum(right) / len(right) - 0.2) / 0.8, abs=1e-6)
+    assert whole.compute().item() == pytest.approx(sum(map(all, filter(None, sequences))) / sum(map(bool, sequences)))
