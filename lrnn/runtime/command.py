@@ -18,8 +18,8 @@ def command(
     """Call a function with the arguments of the command line, and end with one line if the user must change something.
 
     Args:
-        function: Function to call. Its parameters become options; its docstring becomes their help. A
-            dictionary of functions becomes one subcommand each.
+        function: Function to call. Its parameters become options; its docstring becomes their help. A dictionary of
+            functions becomes one subcommand each.
         name: Module that the user runs, as in `python -m name`.
         check: Function that is called with the arguments before they are parsed. It raises ConfigError to refuse them.
     """

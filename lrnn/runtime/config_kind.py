@@ -37,9 +37,9 @@ def _refuse(arguments: Sequence[str], keys: set[str], kind: str, module: str) ->
 
 
 def _config_files(arguments: Sequence[str]) -> Iterator[str]:
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for i, argument in enumerate(arguments):
         if argument in ("-c", "--config"):
-            yield following
+            yield from arguments[i + 1 : i + 2]
         elif argument.startswith("--config="):
             yield argument.removeprefix("--config=")
 

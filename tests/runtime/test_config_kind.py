@@ -32,4 +32,5 @@ def test_files_that_cannot_be_read_are_left_to_the_parser(tmp_path):
     text = tmp_path / "text.yaml"
     text.write_text("cells")
     for check in (refuse_run_configs, refuse_sweep_configs):
+        check([])
         check([f"--config={broken}", f"--config={text}", f"--config={tmp_path}/none.yaml", "--config"])
