@@ -36,7 +36,9 @@ from data import DataError
 from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import read_metadata
+from lrnn.runtime.config_kind import refuse_sweep_configs
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.record_forms import RecordForms
 
 
 class FitCLI(LightningCLI):
@@ -104,10 +106,13 @@ class FitCLI(LightningCLI):
         return Path(self.config.run_dir, "checkpoints", "last.ckpt")
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        run_dir = self.config.run_dir
         checkpoint = ResumableCheckpoint(str(self.checkpoint.parent), self.config.checkpoint_every)
         progress = [] if self.config.trainer.enable_progress_bar is False else [Progress()]
         # which Lightning adds to the configured ones
-        self.trainer_defaults = {"callbacks": [StopOnNonFinite(), checkpoint, *progress, *self.extra_callbacks]}
+        self.trainer_defaults = {
+            "callbacks": [StopOnNonFinite(), checkpoint, RecordForms(run_dir), *progress, *self.extra_callbacks]
+        }
         if self.config.trainer.logger is None:
             kwargs["logger"] = TensorBoardLogger(save_dir=self.config.run_dir, name="", version="")
         return super().instantiate_trainer(**kwargs)
@@ -123,6 +128,7 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     Raises:
         ConfigError: before the first step, if the arguments do not fit together.
     """
+    refuse_sweep_configs(sys.argv[1:] if args is None else args)
     try:
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None

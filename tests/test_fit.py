@@ -42,6 +42,7 @@ def _in_the_checkout(monkeypatch):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "conf")))
 def test_every_configuration_builds(config, random_shards, tmp_path):
+    key = "mixers.delta.eigenvalue_range" if config.stem == "hybrid" else "eigenvalue_range"
     has_range = "eigenvalue_range" in config.read_text()
     for span in ("[0,1]", "[-1,1]") if has_range else ("no range",):
         options = [f"--config={config}", f"--run_dir={tmp_path / span}", "--trainer.accelerator=cpu"]
@@ -49,7 +50,7 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
             options.insert(0, "--config=conf/paper/protocol.yaml")
         if "data.FineWeb" in config.read_text():
             options.append(f"--data.shards={random_shards}")
-        cli = FitCLI([*options, f"--model.eigenvalue_range={span}"] if has_range else options)
+        cli = FitCLI([*options, f"--model.{key}={span}"] if has_range else options)
         logits, _ = cli.model(next(iter(cli.datamodule.train_dataloader())).inputs[:2])
         assert logits.shape[-1] == cli.datamodule.vocab_size
 
@@ -63,6 +64,10 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         ([*TINY, "--data.train_lengths=[0,40]"], "train_lengths: must be [shortest, longest] with 2 <= shortest"),
         ([*TINY, "--model.colour=red"], "model.colour: lrnn.models.DeltaNet has no such option"),
         ([*TINY, "--colour=red"], "colour"),
+        (
+            ["--config=conf/sweeps/table3.yaml"],
+            "config: conf/sweeps/table3.yaml configures a sweep; use python -m lrnn.sweep --config conf/sweeps/",
+        ),
         ([*TINY, "--checkpoint_every=0"], "checkpoint_every: must be at least 1, got 0"),
         ([*TINY, "--resume=true"], "resume: there is no checkpoint"),
         ([*TINY, "--schedule.warmup=-1"], "warmup: must be at least 0"),
@@ -220,7 +225,6 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
 
 def test_the_forms_that_the_ops_run_in_are_recorded(tmp_path):
     fit([*TINY, "--trainer.max_steps=1", f"--run_dir={tmp_path}/run"])
-    hparams = yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())
-    assert hparams["form"] == "auto"
-    assert hparams["forms_in_use"]["delta_rule"] == "chunked"
+    assert yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())["form"] == "auto"
+    assert json.loads((tmp_path / "run/forms_in_use.json").read_text())["delta_rule"] == "chunked"
     assert load_model(f"{tmp_path}/run/checkpoints/last.ckpt").hparams["form"] == "auto"

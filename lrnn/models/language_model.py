@@ -14,7 +14,7 @@ from lrnn.models.backbone import Backbone, BlockState
 from lrnn.models.class_path import import_path, plain
 from lrnn.models.layers import Norm, SwiGLU
 from lrnn.models.mixer import Layer, Mixer
-from lrnn.ops import IGNORE, Form, forms_in_use, head_loss, head_scores
+from lrnn.ops import IGNORE, Form, head_loss, head_scores
 
 
 class Batch(Protocol):
@@ -156,13 +156,6 @@ class LanguageModel(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.one_label = getattr(self._datamodule, "one_label", False)
-        self._forms_recorded = False
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Record the forms that the ops run in; they choose them at the first batch."""
-        if self.logger and not self._forms_recorded:
-            self.logger.log_hyperparams({"forms_in_use": dict(forms_in_use)})
-        self._forms_recorded = True
 
     @property
     def _datamodule(self) -> L.LightningDataModule | None:

@@ -83,7 +83,7 @@ def test_another_task_seed_or_test_set_can_be_scored(run, capsys):
         ({"task_options": {"colour": 1}}, "task: data.Parity can't be built as a LightningDataModule (Option 'colour'"),
         ({"evaluation_seed": -1}, "evaluation_seed: must lie in [0, 1048576), got -1"),
         ({"task": "lightning.LightningDataModule"}, "can't be scored by length, it has no chance, evaluation_batches"),
-        ({"lengths": [1]}, "lengths: Parity has none below 2, got 1"),
+        ({"lengths": [1]}, "lengths: Parity needs at least 2, got 1"),
         ({"test_lengths": (50, 40)}, "test_lengths: must be [shortest, longest], got [50, 40]"),
         ({"samples": 0}, "samples: must be at least 1, got 0"),
     ],
