@@ -235,7 +235,7 @@ def test_steps_drawn_at_once_are_those_drawn_one_by_one(task, options):
 @pytest.mark.gpu
 @pytest.mark.parametrize(("task", "options"), [*TASKS, (Parity, {}), (Parity, {"supervision": "every_prefix"})])
 def test_a_gpu_draws_what_a_cpu_draws(task, options, monkeypatch):
-    monkeypatch.setattr("data.synthetic.GPU_TOKENS", 3 * 256 * 40)  # three steps at once
+    monkeypatch.setattr("data.tasks.synthetic.GPU_TOKENS", 3 * 256 * 40)  # three steps at once
     task = task(batch_size=256, **options)
     drawn, expected = (task.training_batches(10**9, 768, torch.device(device)) for device in ("cuda", "cpu"))
     # all are kept, so that one that is written over is seen
