@@ -80,8 +80,9 @@ SWEEPS = [
 
 
 @pytest.mark.parametrize(("name", "rest"), SWEEPS)
-def test_sweeps_have_as_many_runs_as_is_said(name, rest, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["lrnn.sweep", *shlex.split(rest, comments=True), "--dry_run=true"])
+def test_sweeps_have_as_many_runs_as_is_said(name, rest, monkeypatch, capsys, tmp_path):
+    options = [*shlex.split(rest, comments=True), f"--run_dir={tmp_path}/sweep", "--dry_run=true"]
+    monkeypatch.setattr("sys.argv", ["lrnn.sweep", *options])
     import_module("lrnn.sweep.__main__").main()
     assert f" {capsys.readouterr().out.count(' -m lrnn.fit ')} runs" in rest
 
