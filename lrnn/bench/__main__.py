@@ -75,7 +75,7 @@ def _line(row: Row) -> str:
 
 
 def _figure(x: float | None) -> str:
-    """To four digits, or to the unit."""
+    """Write a number with four digits, or to the unit if it is larger."""
     if x is None:
         return "-"
     return f"{x:,.0f}" if x >= 1000 else f"{x:.4g}"

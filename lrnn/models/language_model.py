@@ -18,7 +18,7 @@ from lrnn.ops import IGNORE, Form, head_loss, head_scores
 
 
 class Batch(Protocol):
-    """What a data module hands over."""
+    """A batch of a data module, as far as the models read it."""
 
     @property
     def inputs(self) -> Tensor:

@@ -1,1 +1,1 @@
-"""What the commands share: checkpoints, errors, the kernel cache, and how a function becomes a command."""
+"""Parts that the commands share: checkpoints, errors, the kernel cache, and how a function becomes a command."""

@@ -30,7 +30,7 @@ KEPT_EXPLANATION = (
 
 
 class Task(Protocol):
-    """What the table reads of a task."""
+    """Members of a task that the table reads."""
 
     train_lengths: tuple[int, int]
     test_lengths: tuple[int, int]

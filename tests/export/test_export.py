@@ -56,7 +56,7 @@ def random_model(architecture, **options):
 
 
 def counting(length):
-    """By threes, modulo 50, from anywhere: (8, length)."""
+    """Sequences (8, length) that count by threes, modulo 50, from a random start."""
     return (torch.randint(50, (8, 1)) + 3 * torch.arange(length)) % 50
 
 
@@ -81,7 +81,7 @@ def exported(model, tmp_path, **options):
 
 
 def load(folder, loader="AutoModelForCausalLM", **options):
-    """By the class of transformers; every weight must find its place."""
+    """Load a folder by a class of transformers; every weight must have its place there."""
     import transformers
 
     model, report = getattr(transformers, loader).from_pretrained(folder, output_loading_info=True, **options)
@@ -159,7 +159,7 @@ def test_delta_net_in_flash_linear_attention_in_bfloat16(eigenvalue_range, fla_w
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
 @pytest.mark.filterwarnings("ignore")  # of flash-linear-attention and its compilers
 def test_delta_net_in_flash_linear_attention_on_a_gpu(eigenvalue_range, tmp_path):
-    """In float32 by fla's kernel for short sequences; in bfloat16 by that for long ones, which takes nothing else."""
+    """fla's kernel for short sequences runs in float32, its kernel for long ones in bfloat16, its only dtype."""
     import fla  # noqa: F401  makes its classes known to transformers
 
     model = taught_model(DeltaNet, eigenvalue_range=eigenvalue_range, heads=2, mlp_width=128)

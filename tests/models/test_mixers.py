@@ -1,4 +1,4 @@
-"""What single mixers and their parts compute."""
+"""Single mixers and their parts compute what their definitions say."""
 
 import pytest
 import torch

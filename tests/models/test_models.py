@@ -1,4 +1,4 @@
-"""What all architectures have in common."""
+"""All architectures keep the same promises: decoding, causality, precision, compilation, weight decay."""
 
 from functools import partial
 
@@ -65,7 +65,7 @@ IN_EACH_RANGE = [
 
 
 def shaken(model):
-    """With noise on every weight: some start at zero, where a mistake would not show."""
+    """Add noise to every weight, since some start at zero, where a mistake would not show."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -21,7 +21,7 @@ def options_of(cls):
 
 @pytest.mark.parametrize("architecture", CONCRETE)
 def test_every_option_is_declared_and_described_once(architecture):
-    """In the class itself, in its mixer, or in LanguageModel; `class X` repeats none of them."""
+    """An option is declared by the class itself, by its mixer, or by LanguageModel, and by one of them only."""
     own = vars(architecture).get("__init__")
     written = inspect.signature(own).parameters if architecture is Hybrid else {}
     assert not set(written) & set(options_of(LanguageModel)) - {"self"}

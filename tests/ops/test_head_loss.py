@@ -61,7 +61,7 @@ def test_it_compiles_as_one_graph():
 
 
 def test_no_more_than_a_slice_of_logits_is_kept():
-    """With 8 slices, only tensors of the size of x and W are kept for the backward pass; without slices, all logits."""
+    """With 8 slices, tensors as large as x and W are kept for the backward pass; without slices, all logits."""
     x, weight, labels = draw(8, 32)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):

@@ -118,7 +118,7 @@ def test_qkv_convolution(T, D, has_state, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("T", "D"), [(1, 24), (300, 128), (700, 2048), (3, 5000)])
 def test_add_norm(T, D, dtype):
-    """In bf16 are the branch and the norm; the residual stream stays in float32."""
+    """The branch and the norm are in bf16; the residual stream stays in float32."""
     tensors = torch.randn(2, T, D), torch.randn(2, T, D).to(dtype), torch.randn(D)
 
     def op(x, y, weight, form="auto"):

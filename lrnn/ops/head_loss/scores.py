@@ -1,4 +1,4 @@
-"""What a head's logits score, without a gradient and without holding all logits at once."""
+"""Score the logits of the head against labels, without a gradient and without holding all logits at once."""
 
 import torch
 import torch.nn.functional as F

@@ -23,7 +23,7 @@ every_task = pytest.mark.parametrize(("task", "options"), TASKS)
 
 
 def symbols(task):
-    """What each token is written as; padding is not."""
+    """Text of each token; padding has none."""
     digits = [str(d) for d in range(getattr(task, "modulus", 0))]
     match task:
         case ModularArithmetic():
@@ -49,7 +49,7 @@ def answer(task, text):
 
 
 def visible(task, length):
-    """How many tokens a model reads of a sequence whose nominal length is `length`."""
+    """Number of tokens that a model reads of a sequence whose nominal length is `length`."""
     match task:
         case ModularArithmetic():
             return length - 1 - (length % 2 == 0)
