@@ -1,12 +1,21 @@
+import io
+from contextlib import redirect_stdout
+from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from data import DataError
 from data.text.tokenizer import load_tokenizer
-from lrnn.generate import generate, load_model, sample
+from lrnn.generate import encode_prompt, generate, load_model, sample, tokens_that_end_the_prompt
 from lrnn.models import DeltaNet, Mamba
 from lrnn.runtime.errors import ConfigError
+
+MISTRAL = load_tokenizer(str(Path(__file__).parents[1] / "data/mistral_v1"))
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +62,64 @@ def test_the_command_prints_the_prompt_and_a_continuation(tmp_path, capsys):
     assert first == second and len(load_tokenizer("data/mistral_v1").encode([first])[0]) > 10
 
 
+class Oracle:
+    """Knows one document. It has read EOS before it, and refuses to read any token that is not the document's."""
+
+    vocab_size = 32000
+
+    def __init__(self, ids):
+        self.ids = [2, *ids, 2]
+
+    def to(self, device):
+        return self
+
+    def __call__(self, tokens):
+        logits, read = self.step(tokens[0], 0)
+        return logits[:, None], read
+
+    def step(self, tokens, read):
+        assert tokens.tolist() == self.ids[read : read + len(tokens)]
+        read += len(tokens)
+        return torch.zeros(1, 32000).index_fill(1, torch.tensor(self.ids[read]), 9.0), read
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(st.sampled_from("ab(  \n\té漢▁"), max_size=12), st.data())
+@example("def f(x):\n    return  x", None)
+@example("   a", None)
+def test_a_prompt_and_its_continuation_are_encoded_as_the_whole_text(text, data):
+    (ids,) = MISTRAL.encode([text])
+    written = MISTRAL.decode(ids)
+    ends = [k for k in range(len(text) + 1) if " " in text[max(0, k - 1) : k + 1] or k in (0, len(text))]
+    for end in ends if data is None else [data.draw(st.sampled_from(ends))]:
+        printed = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+            patch.setattr("lrnn.generate.load_model", lambda checkpoint: Oracle(ids.tolist()))
+            patch.setattr("lrnn.generate.load_tokenizer", lambda name: MISTRAL)
+            generate(prompt=text[:end], temperature=0)
+        assert printed.getvalue() == written + "\n"
+
+
+def test_the_first_token_after_a_space_begins_with_it():
+    tokenizer, model = MISTRAL, DeltaNet(width=16, vocab_size=32000, layers=1).eval()
+    for prompt in ("def ", "a\n    ", " ", "café  "):
+        ids, text = encode_prompt(tokenizer, prompt)
+        assert text == prompt and tokenizer.decode(ids) == prompt.rstrip(" ")
+        allowed = partial(tokens_that_end_the_prompt, tokenizer, ids, text)
+        for seed in range(2):
+            tokens = islice(sample(model, torch.tensor([2, *ids]), 1.0, 50, seed, allowed), 1 + len(prompt))
+            assert tokenizer.decode([*ids, *tokens]).startswith(prompt)
+
+
+def test_the_tokenizer_is_that_of_the_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint = save(DeltaNet(width=32, vocab_size=32000), tmp_path / "checkpoints/last.ckpt")
+    (tmp_path / "config.yaml").write_text("data:\n  init_args:\n    tokenizer: nowhere.model\n")
+    with pytest.raises(DataError, match=r"tokenizer: nowhere\.model is not a file"):
+        generate(checkpoint)
+    generate(checkpoint, tokenizer="data/mistral_v1", tokens=1)
+
+
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"checkpoint: there is no nothing.ckpt"):
         generate("nothing.ckpt")
@@ -69,5 +136,18 @@ def test_bad_input_is_named(tmp_path):
     checkpoint = save(DeltaNet(width=32, vocab_size=50), tmp_path / "last.ckpt")
     with pytest.raises(ConfigError, match="tokenizer: data/mistral_v1 has 32000 tokens, the model 50"):
         generate(checkpoint)
-    with pytest.raises(ConfigError, match="top_k: must be at least 1, got 0"):
-        generate(checkpoint, top_k=0)
+    checkpoint = save(DeltaNet(width=32, vocab_size=32000), tmp_path / "last.ckpt")
+    for options, problem in (
+        ({"top_k": 0}, "top_k: must be a finite number, at least 1, got 0"),
+        ({"tokens": 0}, "tokens: must be a finite number, at least 1, got 0"),
+        ({"temperature": float("nan")}, "temperature: must be a finite number, at least 0, got nan"),
+        ({"seed": -1}, r"seed: must lie in \[0, 2\^63\), got -1"),
+        ({"device": "abacus"}, "device: must be cpu or cuda, if there is one, got abacus"),
+        ({"prompt": "\udcff"}, "prompt: is not UTF-8"),
+    ):
+        with pytest.raises(ConfigError, match=problem):
+            generate(checkpoint, **options)
+    broken = DeltaNet(width=32, vocab_size=32000)
+    torch.nn.init.constant_(broken.backbone.norm.weight, float("nan"))
+    with pytest.raises(ConfigError, match="checkpoint: the model gives logits that are not finite"):
+        generate(save(broken, tmp_path / "last.ckpt"), temperature=0)

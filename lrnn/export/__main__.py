@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
-from omegaconf import OmegaConf
 
 from data.text.tokenizer import load_tokenizer
 from lrnn.export.delta_net import export_delta_net
@@ -21,6 +20,7 @@ from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.run_tokenizer import tokenizer_of_run
 
 EXPORTERS: dict[type, Callable[..., Exported]] = {DeltaNet: export_delta_net, Mamba: export_mamba}
 
@@ -70,12 +70,6 @@ def export(
     if tokenizer:
         trust = ", trust_remote_code=True" if exported.code else ""  # else transformers asks before it reads the config
         print(f"tokenizer = transformers.AutoTokenizer.from_pretrained({out!r}{trust})")
-
-
-def tokenizer_of_run(config: Path) -> str | None:
-    if not config.is_file():
-        raise ConfigError(f"run_dir: there is no {config}")
-    return OmegaConf.select(OmegaConf.load(config), "data.init_args.tokenizer")
 
 
 def write_folder(

@@ -55,10 +55,25 @@ class MambaNegativeConfig(PretrainedConfig):
 
 
 class MambaNegativeState:
-    """State of the model: for each layer the last inputs of the convolution, and h. Its size does not grow."""
+    """State of the model: for each layer the last inputs of the convolution, and h. Its size does not grow.
+
+    The tensors of a state are replaced, never written to, so that `copy` needs to copy none of them.
+    """
+
+    is_compileable = False  # `generate` asks for these two, as of transformers' own caches
+    is_croppable = False
 
     def __init__(self, layers: int):
         self.layers: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def copy(self) -> "MambaNegativeState":
+        state = MambaNegativeState(0)
+        state.layers = list(self.layers)
+        return state
+
+    def has_text(self, rows: Tensor) -> bool:
+        """Whether any of these rows (b,), a mask, has read a token that is not padding."""
+        return self.layers[0] is not None and bool(self.layers[0][1][rows].any())
 
     def reorder_cache(self, beams: Tensor) -> None:
         self.layers = [state and (state[0][beams], state[1][beams]) for state in self.layers]
@@ -108,9 +123,7 @@ class Mixer(nn.Module):
         self, x: Tensor, state: tuple[Tensor, Tensor] | None, mask: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x (b, T, W), the state after the tokens before, mask (b, T, 1) -> y (b, T, W), the state after x."""
-        if (
-            mask is not None
-        ):  # so padding reaches h neither by its input nor by the convolution: h is zero before the text
+        if mask is not None:  # padding reaches h neither by its input nor by the convolution: h is 0 before the text
             x = x * mask
         u, z = self.in_proj(x).chunk(2, dim=-1)
         if state is None:
@@ -193,9 +206,11 @@ class MambaNegativeForCausalLM(PreTrainedModel, GenerationMixin):
         cache_params: MambaNegativeState | None = None,
         attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
+        is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        if cache_params is not None:  # all but the last token has been read
+        """A state that the user gives has read none of `input_ids`; after the first iteration, all but the last."""
+        if cache_params is not None and use_cache is not False and not is_first_iteration:
             input_ids, attention_mask = input_ids[:, -1:], None
         return {
             "input_ids": input_ids,
@@ -215,12 +230,39 @@ class MambaNegativeForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         return_dict: bool | None = None,
         **kwargs: Any,
-    ) -> MambaNegativeOutput:
-        """Logits (b, T, vocabulary), or of the last `logits_to_keep` tokens; padding is on the left, masked by 0."""
+    ) -> MambaNegativeOutput | tuple[Any, ...]:
+        """Compute the logits (b, T, vocabulary), or those of the last `logits_to_keep` tokens.
+
+        Args:
+            input_ids: Tokens (b, T) that `cache_params` has not read.
+            attention_mask: 0 for padding, which is on the left: (b, T), or (b, more) with a column for each token that
+                was read before, too.
+            cache_params: State after the tokens before. It is brought up to date, unless `use_cache` is false.
+            labels: Tokens (b, T) to predict, not shifted, -100 where there is none.
+            use_cache: Whether to return the state.
+            kwargs: `num_items_in_batch`, by which the sum of the losses is divided.
+
+        Raises:
+            ValueError: if the mask does not fit, or has padding after a text that `cache_params` has read.
+        """
+        use_cache = self.config.use_cache if use_cache is None else use_cache
         state = cache_params or MambaNegativeState(len(self.backbone.layers))
-        mask = None if attention_mask is None else attention_mask[..., None].to(self.dtype)
+        if not use_cache:
+            state = state.copy()
+        mask = None
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, -input_ids.shape[1] :]
+            if attention_mask.shape != input_ids.shape:
+                raise ValueError(
+                    f"attention_mask: must cover {input_ids.shape[1]} tokens, {attention_mask.shape[1]} do"
+                )
+            if state.has_text((attention_mask == 0).any(dim=1)):
+                raise ValueError("attention_mask: padding after the beginning of a text is not supported")
+            mask = attention_mask[..., None].to(self.dtype)
         x = self.backbone(input_ids, state, mask)
         logits = self.lm_head(x[:, -logits_to_keep:]).float()
-        loss = None if labels is None else self.loss_function(logits, labels, vocab_size=self.config.vocab_size)
-        use_cache = self.config.use_cache if use_cache is None else use_cache
-        return MambaNegativeOutput(loss=loss, logits=logits, cache_params=state if use_cache else None)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+        output = MambaNegativeOutput(loss=loss, logits=logits, cache_params=state if use_cache else None)
+        return output.to_tuple() if return_dict is False else output

@@ -224,6 +224,51 @@ def test_mamba_in_transformers(eigenvalue_range, conv_size, tmp_path):
 
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
 @pytest.mark.filterwarnings("ignore::UserWarning")
+def test_generation_of_mamba_in_two_calls_is_that_of_one(eigenvalue_range, tmp_path):
+    """The second call reads what the first has not: one token of each row."""
+    theirs = load_mamba(exported(random_model(Mamba, eigenvalue_range=eigenvalue_range), tmp_path), eigenvalue_range)
+    tokens, mask = torch.randint(50, (3, 7)), torch.ones(3, 7, dtype=torch.long)
+    mask[1, :4] = 0
+    options = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0, "return_dict_in_generate": True}
+    whole = theirs.generate(tokens, attention_mask=mask, max_new_tokens=12, **options).sequences
+    first = theirs.generate(tokens, attention_mask=mask, max_new_tokens=5, **options)
+    state, unread = first.past_key_values, first.sequences[:, -1:]
+    second = theirs.generate(unread, cache_params=state, max_new_tokens=7, **options)
+    assert torch.equal(torch.cat([first.sequences, second.sequences[:, 1:]], dim=1), whole)
+    assert second.past_key_values is state and len(set(whole[:, 7:].flatten().tolist())) > 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_state_of_negative_mamba_reads_several_unread_tokens(tmp_path):
+    """transformers' own Mamba takes the same arguments, but starts from h = 0: ours is compared with one reading."""
+    theirs = load_mamba(exported(random_model(Mamba, eigenvalue_range=(-1, 1)), tmp_path), (-1, 1))
+    tokens, mask = torch.randint(50, (3, 12)), torch.ones(3, 12, dtype=torch.long)
+    mask[1, :4] = 0
+    options = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None, "pad_token_id": 0}
+    with torch.no_grad():
+        whole, logits = theirs.generate(tokens, attention_mask=mask, **options), theirs(tokens, mask).logits
+        for cut in (2, 5, 11):
+            before = theirs(tokens[:, :cut], mask[:, :cut]).cache_params
+            kept = before.copy()
+            for given in (None if cut > 4 else mask[:, cut:], mask):  # of the unread tokens, of all
+                state = kept.copy()
+                got = theirs(tokens[:, cut:], given, cache_params=state, use_cache=False).logits
+                assert largest_difference(got, logits[:, cut:]) <= 1e-4
+                for use_cache in (False, True):  # the first leaves the state as it was
+                    asked = {"attention_mask": given, "cache_params": state, "use_cache": use_cache}
+                    got = theirs.generate(tokens[:, cut:], **asked, **options)
+                    assert torch.equal(got, whole[:, cut:])
+        with pytest.raises(ValueError, match="attention_mask: padding after the beginning of a text"):
+            theirs(tokens, mask, cache_params=before)
+        with pytest.raises(ValueError, match="attention_mask: must cover 12 tokens, 7 do"):
+            theirs(tokens, mask[:, :7])
+        assert isinstance(theirs(tokens, return_dict=False), tuple)
+        sums = [theirs(tokens, labels=tokens, num_items_in_batch=n).loss * n for n in (33, 66)]  # as trainers ask for
+        assert torch.isclose(*sums) and torch.isclose(sums[0] / 33, theirs(tokens, labels=tokens).loss)
+
+
+@pytest.mark.parametrize("eigenvalue_range", RANGES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_mamba_in_transformers_in_bfloat16(eigenvalue_range, tmp_path):
     model = taught_model(Mamba, eigenvalue_range=eigenvalue_range)
     folder = exported(model, tmp_path)

@@ -1,0 +1,23 @@
+"""Which tokenizer a run was trained with."""
+
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from lrnn.runtime.errors import ConfigError
+
+
+def tokenizer_of_run(config: Path) -> str | None:
+    """Return the tokenizer that the config.yaml of a run names, or None for a run on a synthetic task.
+
+    Raises:
+        ConfigError: if there is no such file, or if it is no YAML.
+    """
+    if not config.is_file():
+        raise ConfigError(f"run_dir: there is no {config}")
+    try:
+        return OmegaConf.select(OmegaConf.load(config), "data.init_args.tokenizer")
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise ConfigError(f"run_dir: {config} can't be read ({reason})") from error
