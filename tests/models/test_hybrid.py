@@ -1,0 +1,54 @@
+"""A stack of different mixers, named by a YAML, trains, resumes and decodes as any architecture does."""
+
+from itertools import islice
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from lrnn.fit import fit
+from lrnn.generate import load_model, sample
+from lrnn.models import AttentionMixer, DeltaNetMixer
+
+ROOT = Path(__file__).parents[2]
+
+
+class CutOff(L.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(Path(trainer.log_dir, "checkpoints/last.ckpt"))
+            raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
+def test_a_hybrid_resumes_bit_for_bit_and_decodes(random_shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    options = [
+        "--config=conf/hybrid.yaml",
+        f"--data.shards={random_shards}",
+        "--data.context=16",
+        "--model.width=16",
+        "--model.mlp_width=16",
+        "--model.mixers.attention.heads=2",
+        "--trainer.max_steps=4",
+        "--trainer.callbacks=[]",
+        "--trainer.limit_val_batches=0",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+    ]
+    fit([*options, f"--run_dir={tmp_path}/whole"])
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit([*options, f"--run_dir={tmp_path}/cut"], [CutOff()])
+    fit([*options, f"--run_dir={tmp_path}/cut", "--resume=true"])
+    whole, cut = (load_model(tmp_path / name / "checkpoints/last.ckpt") for name in ("whole", "cut"))
+    assert all(torch.equal(weight, cut.state_dict()[name]) for name, weight in whole.state_dict().items())
+    kinds = [type(block.mixer) for block in cut.backbone.blocks]
+    assert kinds == [DeltaNetMixer, DeltaNetMixer, DeltaNetMixer, AttentionMixer]
+    assert cut.backbone.blocks[3].mixer.heads == 2
+
+    tokens = [5, 6, 7]
+    decoded = list(islice(sample(cut, torch.tensor(tokens), temperature=0, top_k=1, seed=0), 3))
+    for _ in decoded:  # against reading everything again
+        tokens.append(int(cut(torch.tensor([tokens]))[0][0, -1].argmax()))
+    assert decoded == tokens[3:]
