@@ -97,7 +97,7 @@ def is_object(line: bytes) -> bool:
 
 
 def json_array(content: BinaryIO, origin: str, text_key: str) -> Iterator[Record]:
-    """Yield the elements of an array, which must be objects or strings. About one of them, or 1 MiB, is held in memory."""
+    """Yield the elements of an array, which must be objects or strings. Memory holds about one of them, or 1 MiB."""
     text = _Text(content, origin)
     text.skip("[")
     if text.next() == "]":
