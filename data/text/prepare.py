@@ -131,11 +131,11 @@ def prepare(
 
     Args:
         source: Documents to tokenize: a data set of the Hugging Face hub (HuggingFaceFW/fineweb); a file, a folder or
-            a pattern of parquet, jsonl or plain text, also as .gz or .zst; or "stdlib" for the modules of the
-            running Python.
+            a pattern of parquet, jsonl, json, csv or plain text, also as .gz or .zst; or "stdlib" for the modules of
+            the running Python.
         out: Folder for the shards.
         tokenizer: Sentencepiece model, tokenizer.json, folder that holds one of them, or name on the hub.
-        text_key: Column of parquet files, or key of jsonl files, that holds the text.
+        text_key: Column of parquet and csv files, or key of jsonl and json files, that holds the text.
         hub_config: Configuration of the data set on the hub, such as sample-100BT.
         hub_split: Split of the data set on the hub. It is divided into training and validation documents here.
         hub_revision: Branch, tag or commit of the data set on the hub.
@@ -155,6 +155,8 @@ def prepare(
             raise DataError(f"{name}: must be at least 1, got {value}")
     console, folder = Console(), Path(out)
     opened = open_source(source, text_key, hub_config, hub_split, hub_revision)
+    if opened.left_out:
+        console.print(f"{source}: {opened.left_out}", soft_wrap=True, markup=False, highlight=False)
     loaded = load_tokenizer(tokenizer)
     settings = {
         **opened.identity,

@@ -4,12 +4,14 @@ stdlib                   the modules of the running Python, one document each: r
 pages/                   a folder, a file or a pattern ("dumps/*.jsonl.zst"), in sorted order:
                            .parquet            one document a row, in the text column
                            .jsonl .ndjson      one document a line, under the text key
+                           .json               the same, or an array of objects or strings, or one object
+                           .csv .tsv           one document a row, in the text column, which the first line names
                            anything else       one document a file
-                         any of them but .parquet may be compressed, as .gz or .zst
+                         any of them but .parquet may be compressed, as .gz or .zst. Hidden files, READMEs and Git
+                         LFS pointers are not read (data/text/listing.py).
 HuggingFaceFW/fineweb    a data set of the hub
 """
 
-import glob
 import gzip
 import io
 import json
@@ -19,58 +21,75 @@ import sys
 import sysconfig
 import zlib
 from abc import ABC, abstractmethod
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 from data.errors import DataError
+from data.text.listing import list_files
 from data.text.optional import require
-
-LINES = (".jsonl", ".ndjson")
-
-
-class Record(NamedTuple):
-    """A document as it was read. A worker process decodes it, by `text_of`."""
-
-    origin: str  # file and line, or data set and row; for messages
-    content: bytes | str
-    is_json: bool = False
+from data.text.records import COMPRESSED, RECORDS, Record, is_object, read_records, refuse_wide
 
 
 class BadDocumentError(DataError):
-    """A document that is empty or not UTF-8."""
+    """A document that is empty, not UTF-8, or JSON lines under another ending."""
 
 
 def text_of(record: Record, text_key: str) -> str:
     """The text of a document.
 
-    Raises BadDocumentError if it is empty or not UTF-8, and DataError if it is not JSON with the key `text_key`.
+    A byte order mark is no part of it.
+
+    Raises BadDocumentError if it is empty, not UTF-8 or JSON lines, and DataError if it is not JSON with the key
+    `text_key`.
     """
+    if isinstance(record.content, bytes) and not record.is_json:
+        refuse_wide(record.content, record.origin, BadDocumentError)
+        _refuse_json_lines(record.content, record.origin)
     try:
-        text: Any = record.content if isinstance(record.content, str) else record.content.decode()
-        if record.is_json:
-            fields = json.loads(text)
-            if not isinstance(fields, dict) or text_key not in fields:
-                found = ", ".join(fields) if isinstance(fields, dict) else "no object"
-                raise DataError(f"text_key: {record.origin} has no {text_key}, it has {found}")
-            text = "" if fields[text_key] is None else fields[text_key]
-            if not isinstance(text, str):
-                raise DataError(f"text_key: {text_key} of {record.origin} is not text")
+        text = record.content if isinstance(record.content, str) else record.content.decode("utf-8-sig")
+        text = (_value(text, record.origin, text_key) if record.is_json else text).removeprefix("\ufeff")
         text.encode()  # JSON can spell half a surrogate pair
     except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise BadDocumentError(f"{record.origin} is not UTF-8 ({error.reason})") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{record.origin} is not JSON ({error.msg})") from error
     if not text or text.isspace():
         raise BadDocumentError(f"{record.origin} is empty")
     return text
+
+
+def _value(text: str, origin: str, text_key: str) -> str:
+    """The text under a key of a JSON object, "" for null."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{origin} is not JSON ({error.msg if isinstance(error, JSONDecodeError) else error})"
+        ) from error
+    if not isinstance(fields, dict) or text_key not in fields:
+        found = ", ".join(fields)[:200] if isinstance(fields, dict) else "no object"
+        raise DataError(f"text_key: {origin} has no {text_key}, it has {found}")
+    value = "" if fields[text_key] is None else fields[text_key]
+    if not isinstance(value, str):
+        raise DataError(f"text_key: {text_key} of {origin} is not text")
+    return value
+
+
+def _refuse_json_lines(content: bytes, origin: str) -> None:
+    """Refuse a text whose first two lines are JSON objects: its syntax is no text."""
+    start = content.removeprefix(BOM_UTF8).lstrip() if content[:100].lstrip(BOM_UTF8 + b" \t\r\n")[:1] == b"{" else b""
+    lines = start.split(b"\n", 2)[:2]
+    if len(lines) == 2 and all(map(is_object, lines)):
+        raise BadDocumentError(f"{origin} holds JSON lines; name it .jsonl, so that its records are read")
 
 
 class Source(ABC):
     """A sequence of documents that is the same whenever it is read."""
 
     identity: dict[str, Any]  # settings that decide the documents and their order
+    left_out: str = ""  # what of the source is not read, in words
     share_read: float | None = 0.0  # share of the source that was read, in [0, 1]; None if its size is not known
 
     @abstractmethod
@@ -89,8 +108,16 @@ class FileSource(Source):
         listing = [[self._name(path), size] for path, size in zip(paths, self.sizes, strict=True)]
         digest = sha256(json.dumps(listing).encode()).hexdigest()
         self.identity = {"source": name, "files": len(paths), "bytes": sum(self.sizes), "names_and_sizes": digest}
+        if tables := sum(_format(path) in (".json", ".csv", ".tsv") for path in paths):
+            self.identity["json_and_csv"] = tables  # shards that were begun when these were texts are refused
+        if text_key != "text" and not any(_format(path) in RECORDS for path in paths):
+            raise DataError(f"text_key: {name} holds no records, so that none has a {text_key}")
         for path in paths:
-            if path.suffix == ".parquet":
+            if {path.suffix.lower(), _format(path)} & COMPRESSED:
+                raise DataError(f"source: {path} is not read, only .gz and .zst are; decompress it")
+            if _format(path) == ".parquet":
+                if path.suffix.lower() != ".parquet":
+                    raise DataError(f"source: {path} is not read, a .parquet file can't be compressed; decompress it")
                 self._parquet(path)  # a missing column is an error before anything is written
 
     def records(self, start: int) -> Iterator[Record]:
@@ -116,27 +143,23 @@ class FileSource(Source):
 
     def _count(self, path: Path) -> int | None:
         """The number of documents in a file, or None if only reading it would tell."""
-        if path.suffix == ".parquet":
+        if _format(path) == ".parquet":
             return self._parquet(path).metadata.num_rows
-        return None if _format(path) in LINES else 1
+        return None if _format(path) in RECORDS else 1
 
     def _read(self, path: Path) -> Iterator[tuple[Record, float]]:
         """Yield documents, each with the number of bytes of the file that are read so far."""
         origin = self._name(path)
-        if path.suffix == ".parquet":
+        if _format(path) == ".parquet":
             file, row, size = self._parquet(path), 0, path.stat().st_size
             for batch in file.iter_batches(1024, columns=[self.text_key]):
                 for text in batch.column(0).to_pylist():
                     row += 1
                     yield Record(f"{origin}:{row}", text or ""), size * row / file.metadata.num_rows
             return
-        with path.open("rb") as raw, _decompress(path, raw) as content:
-            if _format(path) not in LINES:
-                yield Record(origin, content.read()), raw.tell()
-                return
-            for number, line in enumerate(content, 1):
-                if not line.isspace():
-                    yield Record(f"{origin}:{number}", line, is_json=True), raw.tell()
+        with path.open("rb", buffering=0) as raw, _decompress(path, raw) as content:
+            for record in read_records(content, origin, _format(path), self.text_key):
+                yield record, raw.tell()
 
     def _parquet(self, path: Path) -> Any:
         parquet, pyarrow = require("pyarrow.parquet"), require("pyarrow")
@@ -190,35 +213,47 @@ class HubSource(Source):
 
 def open_source(name: str, text_key: str, config: str | None, split: str, revision: str) -> Source:
     """Open the source that `name` stands for (see the top of this file). Raises DataError if there is none."""
-    if name == "stdlib":
-        return _standard_library()
     path = Path(name)
-    found = sorted(path.rglob("*")) if path.is_dir() else [Path(match) for match in sorted(glob.glob(name))]
-    files = [file for file in found if file.is_file()]
-    if files:
-        return FileSource(name, files, text_key)
+    files, left_out = ([], "") if name == "stdlib" else list_files(name)
+    if files or name == "stdlib":
+        _refuse_hub_options(name, config, split, revision)
+        opened = FileSource(name, files, text_key) if files else _standard_library(text_key)
+        opened.left_out = left_out
+        return opened
     if path.is_dir() or path.parent.is_dir() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DataError(f"source: must be a file, a folder with files, an owner/name of the hub, or stdlib, got {name}")
     return HubSource(name, config, split, revision, text_key)
 
 
-def _standard_library() -> Source:
+def _refuse_hub_options(name: str, config: str | None, split: str, revision: str) -> None:
+    """Refuse options that a source which is not of the hub would ignore."""
+    for option, value, default in (
+        ("hub_config", config, None),
+        ("hub_split", split, "train"),
+        ("hub_revision", revision, "main"),
+    ):
+        if value != default:
+            raise DataError(f"{option}: {name} is not of the hub, so that it has no {value}")
+
+
+def _standard_library(text_key: str) -> Source:
     """The modules of the standard library without their tests: 12 MB of text, without a download."""
     root = Path(sysconfig.get_path("stdlib"))
     left_out = {"site-packages", "test", "tests", "idle_test"}
     files = [path for path in sorted(root.rglob("*.py")) if not left_out & set(path.relative_to(root).parts)]
     version = ".".join(map(str, sys.version_info[:3]))
-    return FileSource(f"stdlib {version}", [path for path in files if path.stat().st_size], "", str(root))
+    return FileSource(f"stdlib {version}", [path for path in files if path.stat().st_size], text_key, str(root))
 
 
 def _format(path: Path) -> str:
-    return (path.with_suffix("") if path.suffix in (".gz", ".zst") else path).suffix
+    """The ending that says what a file holds, in lower case."""
+    return (path.with_suffix("") if path.suffix.lower() in (".gz", ".zst") else path).suffix.lower()
 
 
-def _decompress(path: Path, raw: BinaryIO) -> BinaryIO:
-    if path.suffix == ".gz":
-        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
-    if path.suffix == ".zst":
+def _decompress(path: Path, raw: io.FileIO) -> io.BufferedReader:
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**16)
+    if path.suffix.lower() == ".zst":
         pyarrow = require("pyarrow")  # reports a truncated file, unlike the zstandard library
         return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"))
-    return raw
+    return io.BufferedReader(raw)

@@ -19,6 +19,7 @@ from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
 def speed(
     shards: str = "shards/stdlib",
     source: str = "stdlib",
+    text_key: str = "text",
     tokenizer: str = DEFAULT_TOKENIZER,
     context: int = 2048,
     batch_size: int = 16,
@@ -30,30 +31,31 @@ def speed(
     Args:
         shards: Folder of token shards to read from.
         source: Documents to tokenize, as for `python -m data.prepare`.
+        text_key: Column or key that holds the text, as for `python -m data.prepare`.
         tokenizer: Tokenizer that the shards were made with.
         context: Number of tokens in a row.
         batch_size: Number of rows in a batch.
         num_workers: Number of processes that read rows.
         seconds: Duration of each of the three measurements, in seconds.
     """
-    ours, library = _tokenizing(source, tokenizer, seconds)
+    ours, library = _tokenizing(source, text_key, tokenizer, seconds)
     print(f"tokenizing, one core:      {ours:12,.0f} tokens/s")
     print(f"by the library alone:      {library:12,.0f} tokens/s (ratio of the first to this: {ours / library:.2f})")
     rate = _reading(shards, tokenizer, context, batch_size, num_workers, seconds)
     print(f"reading, {num_workers} workers:        {rate:12,.0f} tokens/s")
 
 
-def _tokenizing(source: str, name: str, seconds: float) -> tuple[float, float]:
+def _tokenizing(source: str, text_key: str, name: str, seconds: float) -> tuple[float, float]:
     """Tokens per second of CPU time, ours and the library's alone. Both tokenize each batch, one after the other."""
-    tokenizer, recipe = load_tokenizer(name), Recipe(name, "text", 0.001, skip_bad_documents=True)
-    records = open_source(source, "text", None, "train", "main").records(0)
+    tokenizer, recipe = load_tokenizer(name), Recipe(name, text_key, 0.001, skip_bad_documents=True)
+    records = open_source(source, text_key, None, "train", "main").records(0)
     tokens, spent, alone = 0, 0.0, 0.0
     for batch in batches(records):
         start = time.process_time()
         encoded = encode(tokenizer, batch, recipe)
         spent += time.process_time() - start
         tokens += sum(map(len, encoded.ids))
-        texts = [text_of(record, "text") for record in batch]
+        texts = [text_of(record, text_key) for record in batch]
         start = time.process_time()
         tokenizer.encode(texts)
         alone += time.process_time() - start

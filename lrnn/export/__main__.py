@@ -4,6 +4,7 @@ DeltaNet loads with flash-linear-attention. Mamba loads with transformers; with 
 modelling file, since transformers' own Mamba has no such transitions.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,8 +41,10 @@ def export(
         checkpoint: Checkpoint of that run, a file or a sharded folder; its last one when absent.
         tokenizer: Tokenizer that the model was trained with; when absent, the one that the run's config.yaml names. A
             run on a synthetic task has none.
-        max_shard_size: Largest size of a file of weights.
+        max_shard_size: Largest size of a file of weights, in KB, MB, GB or TB.
     """
+    if not re.fullmatch(r"(?=.*[1-9])\d+(\.\d+)? ?[KMGT]B", max_shard_size, re.IGNORECASE):
+        raise ConfigError(f"max_shard_size: must be a size such as 500MB or 5GB, got {max_shard_size}")
     folder = Path(out)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ConfigError(f"out: {out} exists; choose another folder")

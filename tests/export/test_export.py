@@ -422,6 +422,9 @@ def test_bad_input_leaves_nothing(tmp_path, monkeypatch):
         export(run, str(out), tokenizer="data/mistral_v1")
     with pytest.raises(ConfigError, match=r"checkpoint: there is no nothing"):
         export(run, str(out), checkpoint="nothing")
+    for size in ("large", "0GB", "5"):
+        with pytest.raises(ConfigError, match=f"max_shard_size: must be a size such as 500MB or 5GB, got {size}"):
+            export(run, str(out), max_shard_size=size)
     with pytest.raises(ConfigError, match=r"checkpoint: README.md is not a whole one of python -m lrnn.fit"):
         export(run, str(out), checkpoint="README.md")
 
