@@ -71,6 +71,7 @@ def test_evaluation_and_models_without_terms_do_without():
         assert not model.auxiliary_terms and "WithGradient" not in type(loss.grad_fn).__name__
 
 
+@pytest.mark.slow
 @both
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own
 def test_recomputed_and_compiled_blocks_count_their_terms_once(architecture, options):
