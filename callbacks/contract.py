@@ -50,7 +50,9 @@ class TrainedModel(Protocol):
 class CountedData(Protocol):
     """A LightningDataModule that knows how far training has come.
 
-    `LanguageModel` also reads its `one_label`, if it has one: whether every training sequence has exactly one label.
+    `LanguageModel` also reads two attributes, if it has them (data/resumable.py): `one_label`, whether every training
+    sequence has exactly one label; and `labels_per_batch`, the mean number of labels of the batches of an optimizer
+    step, or None if they have equally many. Without the second, the batches of a step weigh the same.
     """
 
     vocab_size: int

@@ -31,7 +31,8 @@ class Progress(RichProgressBar):
         self._tokens += batch.inputs.numel()
         last = trainer.global_step == trainer.max_steps
         if last or time.monotonic() - self._updated >= self.every_n_seconds:
-            loss = float(outputs["loss"])  # waits until the GPU has finished all counted batches
+            # Lightning has divided the loss; float waits until the GPU has finished all counted batches
+            loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
             rate = self._tokens / (time.monotonic() - self._updated)
             self._shown = {"train/loss": loss, "tokens/s": f"{rate:,.0f}"}
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

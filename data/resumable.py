@@ -28,6 +28,7 @@ class ResumableData(L.LightningDataModule, ABC):
 
     vocab_size: int
     one_label = False  # True if every training sequence has exactly one label; a model then computes that logit only
+    equal_labels = False  # True if all training sequences have equally many labels; one_label implies it
 
     def __init__(self, batch_size: int, seed: int, num_workers: int):
         """
@@ -50,6 +51,7 @@ class ResumableData(L.LightningDataModule, ABC):
         self.seed = seed
         self.num_workers = num_workers
         self._resumed_at = (0, 0)  # samples and optimizer steps before this process started
+        self._counted = (range(0), 0)  # samples of the present optimizer step, and their labels
 
     @abstractmethod
     def training_batch(self, samples: range, device: torch.device) -> Batch:
@@ -73,6 +75,27 @@ class ResumableData(L.LightningDataModule, ABC):
             return samples
         samples_a_step = self.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         return samples + (trainer.global_step - step) * samples_a_step
+
+    def labels_of(self, samples: range) -> int:
+        """Count the labels of training samples. Override this where they can be counted without drawing the samples."""
+        return int((self.training_batch(samples, torch.device("cpu")).labels != IGNORE).sum())
+
+    @property
+    def labels_per_batch(self) -> float | None:
+        """Mean number of labels of the batches that the present optimizer step learns from, over all ranks.
+
+        None if a step learns from one batch only, or if all batches have equally many labels. A model weights the loss
+        of a batch by its number of labels over this mean, so that a step is that of one large batch. Counting takes no
+        communication, since every rank knows the samples of the others.
+        """
+        batches = self.trainer.world_size * self.trainer.accumulate_grad_batches if self.trainer else 1
+        if batches == 1 or self.one_label or self.equal_labels:
+            return None
+        first = self.samples_consumed
+        samples = range(first, first + batches * self.batch_size)
+        if self._counted[0] != samples:
+            self._counted = (samples, self.labels_of(samples))
+        return self._counted[1] / batches
 
     def state_dict(self) -> dict[str, Any]:
         step = self.trainer.global_step if self.trainer else 0

@@ -167,15 +167,19 @@ def test_a_run_cut_off_in_its_last_evaluation_ends_with_the_same_weights_and_is_
 
 
 def test_accumulated_steps_equal_one_large_batch(tmp_path):
-    """4 micro-batches of 4 see the samples that 1 batch of 16 sees; every prefix of equal length is scored."""
-    common = (*TINY, "--trainer.max_steps=5", "--data.train_lengths=[20,20]", "--model.gate_saturation=0")
+    """Micro-batches have different numbers of labels, and gate saturation adds to the loss."""
+    common = (*TINY, "--trainer.max_steps=5", "--trainer.precision=64-true", "--trainer.log_every_n_steps=2")
     ends = []
-    for batch_size, accumulate in ((4, 4), (16, 1)):
+    for batch_size, accumulate in ((4, 4), (1, 16), (16, 1)):
         run = [f"--data.batch_size={batch_size}", f"--trainer.accumulate_grad_batches={accumulate}"]
         cli = fit([*common, *run, f"--run_dir={tmp_path}/{batch_size}"])
         assert cli.datamodule.samples_consumed == 80
         ends.append(cli.model.backbone.head.weight.detach())
-    torch.testing.assert_close(*ends, rtol=1e-3, atol=1e-4)
+        events = EventAccumulator(f"{tmp_path}/{batch_size}").Reload()
+        steps = [[event.step for event in events.Scalars(f"train/{name}")] for name in ("loss", "gate_saturation")]
+        assert steps == [[1, 3]] * 2
+    torch.testing.assert_close(ends[0], ends[2], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(ends[1], ends[2], rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -204,12 +208,12 @@ def test_length_generalization_is_logged_during_training_and_at_the_end(tmp_path
 @pytest.mark.slow
 def test_two_processes_train_and_evaluate_as_one(tmp_path):
     """2 ranks of 4 take the steps of 1 rank of 8, and share the evaluation."""
-    options = [*TINY[:-1], "--trainer.max_steps=5", "--data.train_lengths=[20,20]", "--data.test_samples=600"]
+    options = [*TINY[:-1], "--trainer.max_steps=5", "--trainer.precision=64-true", "--data.test_samples=600"]
     options += [f"--trainer.callbacks.init_args.{key}" for key in ("samples=8", "lengths=[40]", "final_lengths=[]")]
     ends, results = [], []
     for ranks in (1, 2):
         run = [*options, f"--data.batch_size={8 // ranks}", f"--run_dir={tmp_path / str(ranks)}"]
-        run += [f"--trainer.devices={ranks}", "--model.gate_saturation=0"]
+        run += [f"--trainer.devices={ranks}"]
         if ranks == 1:
             fit(run)
         else:  # Lightning starts the second process by the same command
@@ -219,7 +223,7 @@ def test_two_processes_train_and_evaluate_as_one(tmp_path):
         results.append(json.loads((tmp_path / str(ranks) / "length_generalization.json").read_text()))
     assert [end["Parity"]["samples_consumed"] for end in ends] == [40, 40]
     for name, weight in ends[0]["state_dict"].items():
-        torch.testing.assert_close(ends[1]["state_dict"][name], weight, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ends[1]["state_dict"][name], weight, rtol=1e-9, atol=1e-9)
     assert results[0] == results[1]
 
 

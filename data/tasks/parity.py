@@ -36,6 +36,12 @@ class Parity(SyntheticTask):
         self.supervision = supervision
         self.one_label = supervision == "last"
 
+    def labels_of(self, samples: range) -> int:
+        if self.one_label:
+            return len(samples)
+        lengths = self._lengths(self.seed, torch.arange(samples.start, samples.stop), self.train_lengths)
+        return int((lengths - 1).sum())
+
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
         bits = random_integers(seed, index, longest - 1, 0, 1)  # (B, T)
         position = torch.arange(bits.shape[1], device=index.device)

@@ -30,6 +30,8 @@ class FineWeb(ResumableData):
     The order of the rows depends on the seed only, not on the number of ranks or workers.
     """
 
+    equal_labels = True
+
     def __init__(
         self,
         shards: str,

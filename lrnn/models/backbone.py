@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lrnn.models.auxiliary_terms import Terms, merge
 from lrnn.models.layers import Norm, make_add_norm
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import dtype_of_products
@@ -28,29 +29,50 @@ class Block(nn.Module):
         self.channel_mixer = channel_mixer
 
     def forward(
-        self, x: Tensor, y: Tensor, state: BlockState | None = None, positions: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        state: BlockState | None = None,
+        positions: Tensor | None = None,
+        terms: Terms | None = None,
     ) -> tuple[Tensor, Tensor, BlockState]:
-        """Read T tokens; return the residual stream for all of them, or only for those at `positions` (B, P)."""
+        """Read T tokens; return the residual stream for all of them, or only for those at `positions` (B, P).
+
+        The auxiliary terms of the training loss are added to `terms`, if it is given.
+        """
         mixer_state, channel_state = (None, None) if state is None else state
         x, h = self.mixer_norm(x, y)
-        y, mixer_state = self.mixer(h, mixer_state)
+        y, mixer_state = _mix(self.mixer, h, mixer_state, terms)
         y = y.to(dtype_of_products(x))  # one dtype in all blocks, so that equal blocks compile once
         if self.channel_norm is None or self.channel_mixer is None:
             return *_at(positions, x, y), (mixer_state, ())
         if self.channel_mixer.pointwise:  # the other tokens are not needed any more
             x, y = _at(positions, x, y)
         x, h = self.channel_norm(x, y)
-        y, channel_state = self.channel_mixer(h, channel_state)
+        y, channel_state = _mix(self.channel_mixer, h, channel_state, terms)
         if not self.channel_mixer.pointwise:
             x, y = _at(positions, x, y)
         return x, y, (mixer_state, channel_state)
 
-    def transform(self, x: Tensor, y: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Run `forward` from the start of a sequence and drop the state. Only training calls this method.
+    def transform(self, x: Tensor, y: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Terms]:
+        """Run `forward` from the start of a sequence. Only training calls this method.
+
+        The state is dropped. In its place stand the auxiliary terms of the loss, of which most blocks have none.
 
         Compilers and strategies that shard replace it (`hot_paths` of LanguageModel).
         """
-        return self.forward(x, y, None, positions)[:2]
+        terms: Terms = {}
+        x, y, _ = self.forward(x, y, None, positions, terms if self.training else None)
+        return x, y, terms
+
+
+def _mix(mixer: Mixer, h: Tensor, state: MixerState | None, terms: Terms | None) -> tuple[Tensor, MixerState]:
+    if terms is None or not mixer.has_auxiliary_terms:
+        return mixer(h, state)
+    own: Terms = {}
+    y, state = mixer(h, state, own)
+    terms.update(merge(terms, own))
+    return y, state
 
 
 def _at(positions: Tensor | None, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,16 +119,20 @@ class Backbone(nn.Module):
             new_state.append(block_state)
         return self.norm(x, y)[1], new_state
 
-    def residual_stream(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def residual_stream(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Terms]:
         """Return the two terms of the residual stream after the last block, from the start of the sequence.
 
-        Both are (B, T, width), or (B, P, width) for the tokens at `positions` (B, P).
+        Both are (B, T, width), or (B, P, width) for the tokens at `positions` (B, P). The auxiliary terms of the loss
+        follow, summed over the blocks.
         """
         x, y = self.embed(tokens)
+        terms: Terms = {}
         *blocks, last = self.blocks
         for block in blocks:
-            x, y = block.transform(x, y)
-        return last.transform(x, y, positions)
+            x, y, more = block.transform(x, y)
+            terms = merge(terms, more)
+        x, y, more = last.transform(x, y, positions)
+        return x, y, merge(terms, more)
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two terms of the residual stream before the first block; the second is zero.

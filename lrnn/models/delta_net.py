@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lrnn.models.architecture import Architecture
-from lrnn.models.gate_saturation import SaturateLogits
+from lrnn.models.auxiliary_terms import Terms
+from lrnn.models.gate_saturation import saturation_of_logits
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
@@ -52,6 +53,7 @@ class DeltaNetMixer(Mixer):
         self.heads = heads
         self.beta_scale = range_scale(eigenvalue_range)
         self.gate_saturation = gate_saturation
+        self.has_auxiliary_terms = gate_saturation > 0
         self.form = layer.form
         channels = heads * head_size
         self.splits = [3 * channels, heads]
@@ -60,7 +62,9 @@ class DeltaNetMixer(Mixer):
         self.norm = RMSNorm(head_size, layer.norm_eps, layer.form)
         self.out_proj = Linear(channels, width)
 
-    def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+    def forward(
+        self, x: Tensor, state: MixerState | None = None, terms: Terms | None = None
+    ) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)
         projected = self.in_proj(x)
         if self.conv.kernel_size:
@@ -72,8 +76,8 @@ class DeltaNetMixer(Mixer):
             qkv, conv_state = self.conv(qkv)
             q, k, v, k_square = unit_heads(qkv, self.heads)
         logits = at_least_float32(logits)
-        if self.training and self.gate_saturation:
-            logits = SaturateLogits.apply(logits, self.gate_saturation)
+        if terms is not None:
+            terms["gate_saturation"] = saturation_of_logits(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
         if (
             k.element_size() < 4

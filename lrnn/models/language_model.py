@@ -10,6 +10,7 @@ from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch import Tensor, nn
 
+from lrnn.models.auxiliary_terms import Terms, with_gradient_of_sum
 from lrnn.models.backbone import Backbone, BlockState
 from lrnn.models.class_path import import_path, plain
 from lrnn.models.layers import Norm, SwiGLU
@@ -89,6 +90,10 @@ class LanguageModel(L.LightningModule):
         self.betas = betas
         self.adam_eps = adam_eps
         self.one_label = False  # whether a training sequence has one label: then only its token goes on to the head
+        self.labels_per_batch: float | None = (
+            None  # mean over the micro-batches of a step; None if all have equally many
+        )
+        self.auxiliary_terms: Terms = {}  # values in the last training loss
         stack = [Layer(width, index, layers, norm_eps, form) for index in range(layers)]
         self.backbone = Backbone(vocab_size, stack, make_mixer, channel_mixer, norm, tie_embeddings)
         if init_std is not None:
@@ -117,11 +122,25 @@ class LanguageModel(L.LightningModule):
         return logits[:, 0], state
 
     def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T)."""
-        if not self.one_label:
-            return self.head_loss(*self.backbone.residual_stream(tokens), labels)
-        position = (labels != IGNORE).int().argmax(1, keepdim=True)
-        return self.head_loss(*self.backbone.residual_stream(tokens, position), labels.gather(1, position))
+        """Return the mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T).
+
+        The gradient is that of this mean and of the auxiliary terms. Where the micro-batches of an optimizer step have
+        different numbers of labels (`labels_per_batch`), the gradient of the mean is weighted by the number of labels,
+        so that the mean over the micro-batches is the gradient of one large batch.
+        """
+        position = (labels != IGNORE).int().argmax(1, keepdim=True) if self.one_label else None
+        x, y, terms = self.backbone.residual_stream(tokens, position)
+        mean = self.head_loss(x, y, labels if position is None else labels.gather(1, position))
+        self.auxiliary_terms = {name: term.detach() for name, term in terms.items()}
+        if self.labels_per_batch is None and not terms:
+            return mean
+        return with_gradient_of_sum(mean, self._weighted(mean, labels), *terms.values())
+
+    def _weighted(self, mean: Tensor, labels: Tensor) -> Tensor:
+        if self.labels_per_batch is None:
+            return mean
+        count = (labels != IGNORE).sum()
+        return (mean * (count / self.labels_per_batch)).where(count > 0, 0)
 
     def head_loss(self, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
         """Return the loss from the two terms of the residual stream after the last block."""
@@ -147,6 +166,8 @@ class LanguageModel(L.LightningModule):
         # neither at every step nor with prog_bar, which makes the CPU wait for the GPU; the Progress bar shows the loss
         if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
             self.log("train/loss", loss)
+            for name, term in self.auxiliary_terms.items():
+                self.log(f"train/{name}", term)
         return loss
 
     @property
@@ -156,6 +177,9 @@ class LanguageModel(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.one_label = getattr(self._datamodule, "one_label", False)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.labels_per_batch = getattr(self._datamodule, "labels_per_batch", None)
 
     @property
     def _datamodule(self) -> L.LightningDataModule | None:

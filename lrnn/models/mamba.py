@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
-from lrnn.models.gate_saturation import SaturateDecay
+from lrnn.models.auxiliary_terms import Terms
+from lrnn.models.gate_saturation import saturation_of_decay
 from lrnn.models.layers import Linear, ShortConvolution
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32, range_scale, selective_scan
@@ -54,6 +55,7 @@ class MambaMixer(Mixer):
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
         range_scale(eigenvalue_range)  # refuses any other range
         self.gate_saturation = gate_saturation
+        self.has_auxiliary_terms = gate_saturation > 0
         self.form = layer.form
         self.eigenvalue_range = eigenvalue_range
         channels, dt_rank = expand * layer.width, math.ceil(layer.width / 16)
@@ -70,15 +72,17 @@ class MambaMixer(Mixer):
         self.D = nn.Parameter(torch.ones(channels))
         self.out_proj = Linear(channels, layer.width)
 
-    def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+    def forward(
+        self, x: Tensor, state: MixerState | None = None, terms: Terms | None = None
+    ) -> tuple[Tensor, MixerState]:
         conv_state, h = state if state is not None else (None, None)
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, conv_state = self.conv(u, conv_state)
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
         dt = F.softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
         A = -torch.exp(at_least_float32(self.A_log))
-        if self.training and self.gate_saturation:
-            dt = SaturateDecay.apply(dt, A, self.gate_saturation)
+        if terms is not None:
+            terms["gate_saturation"] = saturation_of_decay(dt, A, self.gate_saturation)
         y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h, form=self.form)
         return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
 

@@ -37,6 +37,13 @@ class Mixer(nn.Module, ABC):
     """
 
     pointwise = False  # whether every token is mapped by itself, so that tokens can be left out
+    has_auxiliary_terms = False
+    """Whether the training loss has terms of this mixer (lrnn/models/auxiliary_terms.py).
+
+    `forward` then takes a third argument, `terms`. It is None, or in training a dictionary to which the mixer adds its
+    terms, scalars by name: `terms["name"] = strength * penalty`. The model adds them to the loss and logs each as
+    `train/name`.
+    """
 
     @abstractmethod
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:

@@ -43,9 +43,9 @@ HYBRID = {
 }
 ARCHITECTURES = (
     (DeltaNet, {"heads": 2, "mlp_width": 24}),
-    (DeltaNet, {"heads": 3, "head_size": 12, "conv_size": 0}),
+    (DeltaNet, {"heads": 3, "head_size": 12, "conv_size": 0, "gate_saturation": 1.0}),
     (Mamba, {"state_size": 3, "dt_scale": 16.0}),
-    (Mamba, {"state_size": 3, "conv_size": 0}),
+    (Mamba, {"state_size": 3, "conv_size": 0, "gate_saturation": 1.0}),
     (MLSTM, {"heads": 2}),
     (MLSTM, {"heads": 4, "conv_size": 0}),
     (SLSTM, {"heads": 2, "mlp_width": 24}),

@@ -185,6 +185,7 @@ def test_one_label_is_said_of_the_tasks_that_have_one(task, options):
     task = task(**options)
     labels = task.training_batch(range(256), torch.device("cpu")).labels
     assert task.one_label == bool(((labels != IGNORE).sum(1) == 1).all())
+    assert task.labels_of(range(256)) == (labels != IGNORE).sum()
 
 
 def test_accuracy_of_the_best_constant_answer():
