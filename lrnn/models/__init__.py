@@ -2,6 +2,7 @@
 
 from lrnn.models.architecture import Architecture
 from lrnn.models.delta_net import DeltaNet, DeltaNetMixer
+from lrnn.models.delta_product import DeltaProduct, DeltaProductMixer
 from lrnn.models.diagonal import Diagonal, DiagonalMixer
 from lrnn.models.full_matrix import FullMatrix, FullMatrixMixer
 from lrnn.models.hybrid import Hybrid
@@ -20,6 +21,8 @@ __all__ = [
     "AttentionMixer",
     "DeltaNet",
     "DeltaNetMixer",
+    "DeltaProduct",
+    "DeltaProductMixer",
     "Diagonal",
     "DiagonalMixer",
     "FullMatrix",

@@ -9,6 +9,7 @@ flash-linear-attention for large heads of the delta rule.
 from lrnn.ops.common.eigenvalue_range import range_scale
 from lrnn.ops.common.form import Form, forms_in_use
 from lrnn.ops.common.precision import at_least_float32, dtype_of_products
+from lrnn.ops.delta_product.op import delta_product
 from lrnn.ops.delta_rule.op import delta_rule
 from lrnn.ops.diagonal_scan.op import diagonal_scan
 from lrnn.ops.head_loss.op import IGNORE, head_loss
@@ -27,6 +28,7 @@ __all__ = [
     "Form",
     "add_norm",
     "at_least_float32",
+    "delta_product",
     "delta_rule",
     "diagonal_scan",
     "dtype_of_products",

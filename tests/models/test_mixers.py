@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.models import DeltaNet, DeltaNetMixer, Diagonal, FullMatrix, Layer, Mamba, Transformer
+from lrnn.models import DeltaNet, DeltaNetMixer, DeltaProductMixer, Diagonal, FullMatrix, Layer, Mamba, Transformer
 from lrnn.models.gate_saturation import saturation_of_decay, saturation_of_logits
 from lrnn.models.layers import AddLayerNorm, ShortConvolution
 
@@ -22,6 +22,14 @@ def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
         (_, S), (_, S_wide) = (mixer(x[:, :1])[1] for mixer in mixers)
         torch.testing.assert_close(S_wide, (2 if architecture is DeltaNet else 1) * S)
         assert not torch.allclose(mixers[0](x)[1][1], mixers[1](x)[1][1])
+
+
+def test_one_reflection_is_delta_net():
+    """The same weights, in the order of each, give the same outputs."""
+    delta_net, product = DeltaNetMixer(Layer(16), heads=2), DeltaProductMixer(Layer(16), heads=2, reflections=1)
+    product.load_state_dict(delta_net.state_dict())
+    x = torch.randn(2, 9, 16)
+    torch.testing.assert_close(product(x)[0], delta_net(x)[0])
 
 
 def test_diagonal_transitions_reach_the_ends_of_their_range():

@@ -12,6 +12,7 @@ from lrnn.models import (
     AttentionMixer,
     DeltaNet,
     DeltaNetMixer,
+    DeltaProduct,
     Diagonal,
     FullMatrix,
     Hybrid,
@@ -44,6 +45,8 @@ HYBRID = {
 ARCHITECTURES = (
     (DeltaNet, {"heads": 2, "mlp_width": 24}),
     (DeltaNet, {"heads": 3, "head_size": 12, "conv_size": 0, "gate_saturation": 1.0}),
+    (DeltaProduct, {"heads": 2, "reflections": 3, "mlp_width": 24}),
+    (DeltaProduct, {"heads": 2, "forget_gate": True, "conv_size": 0, "qk_activation": "identity", "beta_bias": True}),
     (Mamba, {"state_size": 3, "dt_scale": 16.0}),
     (Mamba, {"state_size": 3, "conv_size": 0, "gate_saturation": 1.0}),
     (MLSTM, {"heads": 2}),
@@ -56,7 +59,7 @@ ARCHITECTURES = (
     (Mamba, {"state_size": 3, "channel_mixer": TokenShift, "norm": "layer"}),
     (Hybrid, {**HYBRID, "mlp_width": 24}),
 )
-WITH_A_RANGE = (DeltaNet, Mamba, MLSTM, Diagonal)
+WITH_A_RANGE = (DeltaNet, DeltaProduct, Mamba, MLSTM, Diagonal)
 IN_EACH_RANGE = [
     (architecture, {**options, **span})
     for architecture, options in ARCHITECTURES
@@ -177,7 +180,7 @@ def test_what_gets_no_weight_decay(architecture, options):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     exempt = {names[id(parameter)].rsplit(".", 1)[-1] for parameter in kept}
     matrices = {names[id(parameter)] for parameter in decayed}
-    assert exempt <= {"weight", "bias", "A_log", "D", "dt_bias", "gate_bias", "skip"}
+    assert exempt <= {"beta_bias", "weight", "bias", "A_log", "D", "dt_bias", "gate_bias", "skip"}
     assert not any(word in name for name in matrices for word in ("norm", "bias", "A_log", ".D", "embedding"))
     assert "backbone.head.weight" in matrices
 
@@ -200,6 +203,8 @@ def test_a_tiny_gradient_trains_with_a_tinier_epsilon_of_adam(adam_eps, share):
         (DeltaNet, {"conv_size": -1}, "model.conv_size"),
         (DeltaNet, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (DeltaNet, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
+        (DeltaProduct, {"reflections": 0}, "model.reflections"),
+        (DeltaProduct, {"qk_activation": "identity"}, "model.conv_size: must be 0 with model.qk_activation identity"),
         (Mamba, {"eigenvalue_range": (-2, 2)}, "eigenvalue_range"),
         (Mamba, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (Mamba, {"state_size": 0}, "model.state_size"),

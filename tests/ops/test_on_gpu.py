@@ -6,7 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import add_norm, delta_rule, qkv_convolution, rms_norm, selective_scan, short_convolution, swiglu
+from lrnn.ops import (
+    add_norm,
+    delta_product,
+    delta_rule,
+    qkv_convolution,
+    rms_norm,
+    selective_scan,
+    short_convolution,
+    swiglu,
+)
 from lrnn.ops.common.form import forms_in_use
 
 pytestmark = pytest.mark.gpu
@@ -60,6 +69,24 @@ def test_delta_rule(T, K, V, beta_is_2, dtype):
     tolerance = TOLERANCE[dtype] if forgets else 3 * TOLERANCE[dtype]
     compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), tolerance)
     assert forms_in_use["delta_rule"] in ("triton (short kernels)", "triton (long kernels)")
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_delta_product(dtype, gated):
+    """Without a gate the kernels of the delta rule run; with one a GPU runs the chunked form, and says so."""
+    B, T, n, H, K = 2, 70, 3, 2, 32
+    q, v = torch.randn(B, T, H, K).to(dtype), torch.randn(B, T, n, H, K).to(dtype)
+    k = F.normalize(torch.randn(B, T, n, H, K), dim=-1).to(dtype)
+    gate = (F.logsigmoid(torch.randn(B, T, H)),) if gated else ()
+    tensors = q, k, v, torch.rand(B, T, n, H), *gate, torch.randn(B, H, K, K)
+
+    def op(q, k, v, beta, *rest, form):
+        log_gate, state = rest if gated else (None, *rest)
+        return delta_product(q, k, v, beta, log_gate, state, form="auto" if gated and form == "triton" else form)
+
+    compare(op, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", *(["dgate"] if gated else []), "dS0"), TOLERANCE[dtype])
+    assert forms_in_use["delta_product"] == ("chunked" if gated else "triton (short kernels)")
 
 
 def test_delta_rule_with_large_heads():

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrnn.ops import delta_rule, diagonal_scan, mlstm, selective_scan, slstm
+from lrnn.ops import delta_product, delta_rule, diagonal_scan, mlstm, selective_scan, slstm
 
 LENGTHS = (1, 2, 3, 63, 64, 65, 257)
 RANGES = ((0, 1), (-1, 1))
@@ -44,6 +44,22 @@ def delta_rule_inputs(T, scale, B=2, H=3, K=8, V=5):
 
 def run_delta_rule(tokens, weights, state, **options):
     o, S = delta_rule(*tokens, *state, **options)
+    return o, [S]
+
+
+def delta_product_inputs(T, n, gated, B=2, H=2, K=6, V=5):
+    """Some beta are exactly 0 or 2, and some gates exactly 1 or nearly 0."""
+    beta = 2 * torch.sigmoid(3 * randn(B, T, n, H))
+    beta[:, ::3], beta[:, 1::5] = 2, 0
+    k = F.normalize(randn(B, T, n, H, K), dim=-1)
+    log_gate = F.logsigmoid(randn(B, T, H))
+    log_gate[:, ::2], log_gate[:, 1::7] = 0, -30
+    return [randn(B, T, H, K), k, randn(B, T, n, H, V), beta, *([log_gate] if gated else [])], [], [randn(B, H, K, V)]
+
+
+def run_delta_product(tokens, weights, state, **options):
+    q, k, v, beta, *log_gate = tokens
+    o, S = delta_product(q, k, v, beta, *log_gate or [None], *state, **options)
     return o, [S]
 
 
@@ -101,6 +117,10 @@ def run_diagonal_scan(tokens, weights, state, **options):
 
 RECURRENCES = [
     *(Recurrence(f"delta_rule {s}", partial(delta_rule_inputs, scale=s), run_delta_rule) for s in (1, 2)),
+    *(
+        Recurrence(f"delta_product {n} {gated}", partial(delta_product_inputs, n=n, gated=gated), run_delta_product)
+        for n, gated in ((1, False), (3, False), (2, True))
+    ),
     *(Recurrence(f"selective_scan {s}", selective_scan_inputs, partial(run_selective_scan, span=s)) for s in RANGES),
     *(Recurrence(f"mlstm {s}", mlstm_inputs, partial(run_mlstm, span=s)) for s in RANGES),
     Recurrence("slstm", slstm_inputs, run_slstm, has_chunks=False, forms=("recurrent",)),

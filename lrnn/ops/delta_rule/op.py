@@ -59,7 +59,7 @@ def delta_rule(
     (B, T, H, K), V = q.shape, v.shape[-1]
     tensors = [x for x in (v, q, k, beta, initial_state) if x is not None]
     kernel = choose_kernel(T, K, V, v.dtype)
-    chosen = choose_form("delta_rule", form, tensors, kernel=kernel, obstacle=_obstacle(v.dtype, K, V))
+    chosen = choose_form("delta_rule", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V))
     if chosen == "triton":
         return _triton(kernel, q.to(v.dtype), k.to(v.dtype), v, beta.float(), initial_state)
     dtype = torch.promote_types(v.dtype, torch.float32)
@@ -99,7 +99,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor 
         raise ValueError("delta_rule: the sequence must hold at least one token")
 
 
-def _obstacle(dtype: torch.dtype, K: int, V: int) -> str | None:
+def obstacle_of(dtype: torch.dtype, K: int, V: int) -> str | None:
+    """Return what of the input no kernel can take, or None."""
     largest = LARGEST_HEAD["ours" if dtype == torch.float32 else "fla"]
     return None if max(K, V) <= largest else f"heads of {max(K, V)} in {dtype}, only up to {largest}"
 

@@ -1,0 +1,122 @@
+"""DeltaProduct (Siems et al. 2025): several reflections a token, so that one layer can rotate and permute.
+
+q, k_j, v_j = SiLU(conv(W x))    |q| = |k_j| = 1, q scaled by d_head^-1/2, for j = 1, ..., n reflections
+beta_j      = s * sigmoid(w_j x) s = 1: eigenvalues of each reflection in (0, 1); s = 2: in (-1, 1)
+log g       = -exp(A_log) softplus(w_g x + b_dt)      with a forget gate (Gated DeltaProduct), else g = 1
+y           = W_o RMSNorm(delta_product(q, k, v, beta, log g))
+
+n reflections move n + 1 points: one layer needs n = 1 for the swaps of a permutation group, and up to 4 for all of S5.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrnn.models.architecture import Architecture
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution
+from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.ops import at_least_float32, delta_product, range_scale
+
+
+class DeltaProductMixer(Mixer):
+    """Mixer of DeltaProduct; its state is that of the convolution and S (B, heads, d_head, d_head)."""
+
+    def __init__(
+        self,
+        layer: Layer,
+        eigenvalue_range: tuple[float, float] = (-1, 1),
+        heads: int = 4,
+        head_size: int | None = None,
+        reflections: int = 2,
+        forget_gate: bool = False,
+        conv_size: int = 4,
+        qk_activation: Literal["silu", "identity"] = "silu",
+        beta_bias: bool = False,
+    ):
+        """
+        Args:
+            layer: Place in the model.
+            eigenvalue_range: Range of the eigenvalues of each reflection, [0, 1] or [-1, 1].
+            heads: Number of heads.
+            head_size: Size of keys, queries and values; when absent, the heads share the width and must divide it.
+            reflections: Number of Householder reflections a token.
+            forget_gate: Whether a gate a head and token scales the state before the reflections.
+            conv_size: Tokens seen by the short convolution on q, k and v; 0 for none.
+            qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0.
+            beta_bias: Whether the logits of beta have a bias.
+        """
+        super().__init__()
+        width = layer.width
+        if heads < 1 or (head_size is None and width % heads):
+            raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
+        if head_size is None:
+            head_size = width // heads
+        for name, value in (("head_size", head_size), ("reflections", reflections)):
+            if value < 1:
+                raise ValueError(f"model.{name}: must be at least 1, got {value}")
+        if qk_activation == "identity" and conv_size:
+            raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
+        self.heads = heads
+        self.reflections = reflections
+        self.beta_scale = range_scale(eigenvalue_range)
+        self.qk_activation = qk_activation
+        self.form = layer.form
+        channels = heads * head_size
+        qkv_channels = (1 + 2 * reflections) * channels
+        self.splits = [qkv_channels, reflections * heads, heads if forget_gate else 0]
+        self.in_proj = Linear(width, sum(self.splits))  # q, k_1, ..., k_n, v_1, ..., v_n, the logits of beta and of g
+        self.conv = ShortConvolution(qkv_channels, conv_size, form=layer.form) if qk_activation == "silu" else None
+        self.beta_bias = nn.Parameter(torch.zeros(reflections * heads)) if beta_bias else None
+        if forget_gate:
+            self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+            # softplus(b_dt) starts log-uniform in [1e-3, 1e-1], as in Mamba
+            dt = torch.exp(torch.empty(heads).uniform_(math.log(1e-3), math.log(1e-1)))
+            self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))
+        self.forget_gate = forget_gate
+        self.norm = RMSNorm(head_size, layer.norm_eps, layer.form)
+        self.out_proj = Linear(channels, width)
+
+    def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+        conv_state, S = state if state is not None else (None, None)
+        qkv, logits, gate = self.in_proj(x).split(self.splits, dim=-1)
+        if self.conv is not None:
+            qkv, conv_state = self.conv(qkv, conv_state)
+        else:
+            conv_state = x[:, :0]
+        n = self.reflections
+        qkv = qkv.unflatten(-1, (1 + 2 * n, self.heads, -1))  # (B, T, 1 + 2 n, heads, d_head)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1 : n + 1], qkv[:, :, n + 1 :]
+        if self.conv is None:
+            v = F.silu(v)
+        q = (F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5).to(qkv.dtype)
+        k = F.normalize(at_least_float32(k), dim=-1).to(qkv.dtype)
+        beta = self._beta(logits, k)
+        log_gate = None
+        if self.forget_gate:
+            log_gate = -self.A_log.exp() * F.softplus(at_least_float32(gate) + self.dt_bias)
+        o, S = delta_product(q, k, v, beta, log_gate, S, form=self.form)  # o (B, T, heads, d_head)
+        return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
+
+    def _beta(self, logits: Tensor, k: Tensor) -> Tensor:
+        """Return beta (B, T, n, heads) from its logits (B, T, n heads)."""
+        logits = at_least_float32(logits)
+        if self.beta_bias is not None:
+            logits = logits + self.beta_bias
+        beta = self.beta_scale * torch.sigmoid(logits.unflatten(-1, (self.reflections, self.heads)))
+        if (
+            k.element_size() < 4
+        ):  # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
+            beta = beta / at_least_float32(k.detach()).square().sum(-1).clamp_min(0.5)
+        return beta
+
+    def recurrence_flops(self, context: int) -> int:
+        """Count two passes over the state for each reflection, which reads and writes it, and one for q."""
+        passes = 2 * self.reflections + 1
+        return 2 * passes * self.out_proj.in_features * self.norm.normalized_shape[0]
+
+
+class DeltaProduct(Architecture, mixer=DeltaProductMixer):
+    """DeltaProduct, with or without a forget gate; each reflection has eigenvalues in (0, 1) or (-1, 1)."""

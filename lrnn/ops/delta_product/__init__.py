@@ -1,0 +1,1 @@
+"""The delta product: the recurrence of DeltaProduct, several Householder reflections a token."""

@@ -1,0 +1,138 @@
+"""The chunked form of the delta product, with a gradient written by hand. The glossary is in op.py.
+
+A chunk has c tokens and m = c n reflections, numbered r = 1, ..., m; t(r) is the token of reflection r. Let b_t be the
+sum of the log gates of the chunk's tokens up to t. All exponents below are at most 0, so nothing overflows, and a gate
+of exactly 1 is exact. With D_{rs} = exp(b_{t(r)} - b_{t(s)}), the rows x_r of X satisfy
+
+    S after reflection r = exp(b_{t(r)}) S + sum_{s<=r} D_{rs} k_s x_s^T
+    (I + A) X = diag(beta) E        A = diag(beta) L        L = tril(D * K K^T, -1)        E = V - diag(exp b) K S
+    O = diag(exp b) Q S + P X       P_{ts} = D_{ts} q_t . k_s  for s <= t n, else 0
+    S' = exp(b_c) S + (diag(exp(b_c - b)) K)^T X
+
+so a chunk costs one triangular solve with m rows, and c rows of queries. Of the states, only those at the chunk starts
+are kept for the gradient.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class Chunk(NamedTuple):
+    """The inputs of one chunk, and its decays."""
+
+    q: Tensor  # (N, c, K)
+    k: Tensor  # (N, m, K)
+    v: Tensor  # (N, m, V)
+    beta: Tensor  # (N, m, 1)
+    decay: Tensor  # (N, m, 1), exp(b) at each reflection
+    decay_q: Tensor  # (N, c, 1), exp(b) at each token
+    decay_end: Tensor  # (N, m, 1), exp(b_c - b)
+    L: Tensor  # (N, m, m)
+    D_q: Tensor  # (N, c, m), the mask of P included
+
+    def P(self) -> Tensor:
+        return self.D_q * (self.q @ self.k.mT)
+
+    def error(self, state: Tensor) -> Tensor:
+        return self.v - self.decay * (self.k @ state)
+
+
+def _chunk(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None) -> tuple[Chunk, Tensor]:
+    """Return the chunk, and D (N, m, m) as far as L needs it."""
+    c, m = q.shape[1], k.shape[1]
+    n = m // c
+    b_q = q.new_zeros(len(q), c, 1) if log_gate is None else log_gate.cumsum(1)
+    b = b_q.repeat_interleave(n, dim=1)
+    lower = torch.ones(m, m, dtype=torch.bool, device=q.device).tril(-1)
+    seen = torch.arange(m, device=q.device) < n * torch.arange(1, c + 1, device=q.device)[:, None]
+    D = torch.where(lower, b - b.mT, -torch.inf).exp()
+    D_q = torch.where(seen, b_q - b.mT, -torch.inf).exp()
+    decays = b.exp(), b_q.exp(), (b_q[:, -1:] - b).exp()
+    return Chunk(q, k, v, beta, *decays, D * (k @ k.mT), D_q), D
+
+
+class Chunked(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        beta: Tensor,
+        log_gate: Tensor | None,
+        state: Tensor,
+        chunk_size: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Shapes: q (N, T, K), k (N, T n, K), v (N, T n, V), beta (N, T n, 1), log_gate (N, T, 1), state (N, K, V)."""
+        ctx.chunk_size = chunk_size
+        o, x = v.new_empty(*q.shape[:2], v.shape[-1]), torch.empty_like(v)
+        states = []  # at the chunk starts
+        for c, r in _slices(q, k, chunk_size):
+            chunk, _ = _chunk(q[:, c], k[:, r], v[:, r], beta[:, r], None if log_gate is None else log_gate[:, c])
+            states.append(state)
+            rhs = chunk.beta * chunk.error(state)
+            xc = torch.linalg.solve_triangular(chunk.beta * chunk.L, rhs, upper=False, unitriangular=True)
+            o[:, c] = torch.baddbmm(chunk.P() @ xc, chunk.decay_q * chunk.q, state)
+            state = torch.baddbmm(chunk.decay_q[:, -1:] * state, (chunk.decay_end * chunk.k).mT, xc)
+            x[:, r] = xc
+        ctx.save_for_backward(q, k, v, beta, log_gate, x, *states)
+        return o, state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, do: Tensor, dstate: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, beta, log_gate, x, *states = ctx.saved_tensors
+        dq, dk, dv, dbeta = (torch.empty_like(z) for z in (q, k, v, beta))
+        dlog_gate = None if log_gate is None else torch.empty_like(log_gate)
+        for (c, r), state in reversed(list(zip(_slices(q, k, ctx.chunk_size), states, strict=True))):
+            gate = None if log_gate is None else log_gate[:, c]
+            chunk, D = _chunk(q[:, c], k[:, r], v[:, r], beta[:, r], gate)
+            xc, doc, P = x[:, r], do[:, c], chunk.P()
+            end = chunk.decay_end * chunk.k
+            # O = diag(exp b) Q S + P X, and S' = exp(b_c) S + end^T X
+            dx = torch.baddbmm(P.mT @ doc, end, dstate)
+            dP = doc @ xc.mT
+            dq[:, c] = torch.baddbmm(chunk.decay_q * (doc @ state.mT), dP * chunk.D_q, chunk.k)
+            dend = xc @ dstate.mT
+            dkc = torch.baddbmm(chunk.decay_end * dend, (dP * chunk.D_q).mT, chunk.q)
+            # (I + A) X = diag(beta) E with A = diag(beta) L
+            A = chunk.beta * chunk.L
+            dr = torch.linalg.solve_triangular(A.mT, dx, upper=True, unitriangular=True)
+            dA = (dr @ xc.mT).tril_(-1).neg_()
+            dL, error, dE = chunk.beta * dA, chunk.error(state), chunk.beta * dr
+            dbeta[:, r] = (dA * chunk.L).sum(-1, keepdim=True) + (dr * error).sum(-1, keepdim=True)
+            dG = dL * D
+            dv[:, r] = dE
+            decayed = chunk.decay * dE
+            dkc.baddbmm_(dG + dG.mT, chunk.k).baddbmm_(decayed, state.mT, alpha=-1)
+            dk[:, r] = dkc
+            if dlog_gate is not None:
+                dlog_gate[:, c] = _dlog_gate(chunk, state, dstate, doc, dP * P, dL * chunk.L, dE, end * dend)
+            dstate = torch.baddbmm(chunk.decay_q[:, -1:] * dstate, (chunk.decay_q * chunk.q).mT, doc)
+            dstate.baddbmm_(chunk.k.mT, decayed, alpha=-1)
+        return dq, dk, dv, dbeta, dlog_gate, dstate, None
+
+
+def _dlog_gate(
+    chunk: Chunk, state: Tensor, dstate: Tensor, do: Tensor, W: Tensor, U: Tensor, dE: Tensor, Z: Tensor
+) -> Tensor:
+    """Return the gradient of a chunk's log gates (N, c, 1).
+
+    Every decay is the exponential of some b, or of a difference of two, so each gives its own value times its gradient:
+    W (N, c, m) for D in P, U (N, m, m) for D in L, Z (N, m, K) for exp(b_c - b).
+    """
+    c, m = W.shape[1:]
+    of_reflection = U.sum(2) - U.sum(1) - W.sum(1) - Z.sum(2) - (dE * (chunk.decay * (chunk.k @ state))).sum(2)
+    db = of_reflection.unflatten(1, (c, m // c)).sum(2) + W.sum(2) + (do * (chunk.decay_q * (chunk.q @ state))).sum(2)
+    db[:, -1] += Z.sum((1, 2)) + (dstate * chunk.decay_q[:, -1:] * state).sum((1, 2))
+    return db.flip(1).cumsum(1).flip(1)[..., None]  # b_t sums the log gates up to t
+
+
+def _slices(q: Tensor, k: Tensor, chunk_size: int) -> list[tuple[slice, slice]]:
+    """Return, for each chunk, the slices of its tokens and of its reflections."""
+    T, n = q.shape[1], k.shape[1] // q.shape[1]
+    ends = [(start, min(start + chunk_size, T)) for start in range(0, T, chunk_size)]
+    return [(slice(start, end), slice(n * start, n * end)) for start, end in ends]

@@ -1,0 +1,105 @@
+"""The delta product (Siems et al. 2025): each transition of a linear RNN is a product of n Householder matrices.
+
+    S_{t,0} = g_t S_{t-1}                                                        the gate, once a token
+    S_{t,j} = (I - beta_{t,j} k_{t,j} k_{t,j}^T) S_{t,j-1} + beta_{t,j} k_{t,j} v_{t,j}^T       for j = 1, ..., n
+    S_t     = S_{t,n}        o_t = S_t^T q_t                                     one read-out a token
+
+Glossary, one head: q, k of size K; v, o of size V; the state S is (K, V); beta and the gate g are scalars. With |k| = 1
+and beta in [0, 2], a product of two reflections can be a rotation, whose eigenvalues are complex (Grazzi et al. 2025,
+Proposition 1). With n = 1 and g = 1 this is the delta rule.
+
+Forms of the same function (lrnn/ops/common/form.py):
+- `recurrent` (recurrent.py) is the specification, one token at a time;
+- `chunked` (chunked.py) works on `chunk_size` tokens with matrix products, and reads once a token;
+- `triton` runs the kernels of the delta rule on n T tokens, whose queries between the reflections of a token are zero.
+  They have no gate: with a gate, a GPU runs the chunked form.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lrnn.ops.common.form import Form, choose_form
+from lrnn.ops.delta_product.chunked import Chunked
+from lrnn.ops.delta_product.recurrent import recurrent
+from lrnn.ops.delta_rule.op import choose_kernel, delta_rule, obstacle_of
+
+
+def delta_product(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    beta: Tensor,
+    log_gate: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    *,
+    form: Form = "auto",
+    chunk_size: int = 32,
+) -> tuple[Tensor, Tensor]:
+    """Run the delta product over T tokens with n reflections each.
+
+    Args:
+        q: queries (B, T, H, K).
+        k: L2-normalised keys (B, T, n, H, K).
+        v: values (B, T, n, H, V).
+        beta: step sizes in [0, 2], (B, T, n, H).
+        log_gate: logarithms of the gates, at most 0, (B, T, H); gates are 1 when absent.
+        initial_state: (B, H, K, V); zeros when absent.
+        form: `auto`, `recurrent`, `chunked` or `triton`.
+        chunk_size: number of tokens in a chunk of the chunked form.
+
+    Returns:
+        outputs (B, T, H, V) in the dtype of `v`, and the final state (B, H, K, V), held in float32
+        (float64 when the inputs are).
+
+    Raises:
+        ValueError: shapes do not fit together, or T is 0.
+    """
+    _check(q, k, v, beta, log_gate, initial_state)
+    (B, T, n, H, K), V = k.shape, v.shape[-1]
+    tensors = [x for x in (v, q, k, beta, log_gate, initial_state) if x is not None]
+    kernel = None if log_gate is not None else choose_kernel(n * T, K, V, v.dtype)
+    chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V))
+    if chosen == "triton":
+        return _triton(q, k, v, beta, initial_state)
+    dtype, out_dtype = torch.promote_types(v.dtype, torch.float32), v.dtype
+    if initial_state is None:
+        initial_state = v.new_zeros(B, H, K, V)
+    state = initial_state.to(dtype).reshape(B * H, K, V)
+    q, k, v, beta = (_heads(x.to(dtype)) for x in (q, k.flatten(1, 2), v.flatten(1, 2), beta.flatten(1, 2)))
+    log_gate = None if log_gate is None else _heads(log_gate.to(dtype))
+    with torch.autocast(v.device.type, enabled=False):  # the state stays in float32
+        if chosen == "recurrent":
+            o, state = recurrent(q, k, v, beta, log_gate, state)
+        else:
+            o, state = Chunked.apply(q, k, v, beta, log_gate, state, chunk_size)
+    return o.reshape(B, H, T, V).transpose(1, 2).to(out_dtype), state.reshape(B, H, K, V)
+
+
+def _heads(x: Tensor) -> Tensor:
+    """Turn (B, rows, H, D), or (B, rows, H), into a batch of independent heads (B H, rows, D), with D = 1 if absent."""
+    return x.transpose(1, 2).reshape(x.shape[0] * x.shape[2], x.shape[1], -1)
+
+
+def _triton(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+    n = k.shape[2]
+    q = F.pad(q[:, :, None], (0, 0, 0, 0, n - 1, 0))  # (B, T, n, H, K): zero but for the last reflection
+    q, k, v, beta = (x.flatten(1, 2) for x in (q, k, v, beta))
+    o, state = delta_rule(q, k, v, beta, state, form="triton")
+    return o[:, n - 1 :: n], state
+
+
+def _check(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None, initial_state: Tensor | None
+) -> None:
+    if k.ndim != 5 or q.ndim != 4 or v.ndim != 5:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise ValueError(f"delta_product: q, k, v must be (B, T, H, K), (B, T, n, H, K), (B, T, n, H, V); got {shapes}")
+    (B, T, n, H, K), V = k.shape, v.shape[-1]
+    expected = {"q": (B, T, H, K), "v": (B, T, n, H, V), "beta": (B, T, n, H)}
+    expected |= {"log_gate": (B, T, H), "initial_state": (B, H, K, V)}
+    for name, x in (("q", q), ("v", v), ("beta", beta), ("log_gate", log_gate), ("initial_state", initial_state)):
+        if x is not None and x.shape != expected[name]:
+            raise ValueError(f"delta_product: {name} must be {expected[name]}, got {tuple(x.shape)}")
+    if T == 0 or n == 0:
+        raise ValueError("delta_product: the sequence must hold at least one token and one reflection a token")
