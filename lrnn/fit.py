@@ -39,7 +39,7 @@ from lrnn.models.class_path import import_path
 from lrnn.runtime.config_kind import refuse_sweep_configs
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
-from lrnn.runtime.parent import end_with_launcher, launching
+from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
 from lrnn.runtime.record_forms import RecordForms
 from lrnn.runtime.save_config import SaveConfig
 from lrnn.runtime.whole_checkpoint import check_weights, read_whole
@@ -171,7 +171,10 @@ def check_resumable(path: Path, cli: FitCLI) -> None:
         raise ConfigError(f"trainer.strategy: {path} is in shards; continue it with --trainer.strategy=fsdp2")
     if path.is_file():
         check_weights(path, saved, cli.model.state_dict())
-    cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])
+    try:
+        cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])
+    except (LookupError, TypeError) as error:
+        raise ConfigError(f"resume: {path} does not say how far {type(cli.datamodule).__name__} has come") from error
 
 
 def say_if_outside(logger: Logger, run_dir: Path) -> None:
@@ -211,6 +214,7 @@ def main() -> None:
     try:
         fit()
     except (ConfigError, TrainingDivergedError) as error:
+        let_launcher_fail_first()
         sys.exit(f"error: {error}")
 
 

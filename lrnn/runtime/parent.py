@@ -30,9 +30,24 @@ def end_with_launcher() -> None:
     A rank that waits for a GPU, or for a first rank that was killed before it opened its port, would wait on for as
     long as half an hour.
     """
+    if (launcher := _launcher()) is not None:
+        threading.Thread(target=_watch, args=(launcher,), name="launcher", daemon=True).start()
+
+
+def let_launcher_fail_first(seconds: float = 10.0) -> None:
+    """Wait, in a further rank that failed, for the process that started it to fail too.
+
+    Most errors are those of all ranks, and the first says them. Lightning kills the first rank as soon as it sees that
+    another one failed, which may be before the first has said why.
+    """
+    if _launcher() is not None:
+        time.sleep(seconds)  # end_with_launcher ends this process in the meantime
+
+
+def _launcher() -> int | None:
     launcher = os.environ.get(LAUNCHER)
-    if launcher is not None and int(launcher) != os.getpid() and os.environ.get("LOCAL_RANK", "0") != "0":
-        threading.Thread(target=_watch, args=(int(launcher),), name="launcher", daemon=True).start()
+    further = os.environ.get("LOCAL_RANK", "0") != "0"
+    return int(launcher) if launcher is not None and further and int(launcher) != os.getpid() else None
 
 
 def _watch(launcher: int) -> None:
