@@ -6,8 +6,8 @@ shows the resolved configuration, which is also saved in the run's folder.
 
 import logging
 import os
-import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,10 +39,24 @@ from lrnn.models.class_path import import_path
 from lrnn.runtime.config_kind import refuse_sweep_configs
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.one_line import one_line
 from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
 from lrnn.runtime.record_forms import RecordForms
 from lrnn.runtime.save_config import SaveConfig
 from lrnn.runtime.whole_checkpoint import check_weights, read_whole
+
+# errors of the parser, and of classes that are given values they can't use
+UNFIT = (
+    ArgumentError,
+    MisconfigurationException,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    OSError,
+)
 
 
 class FitCLI(LightningCLI):
@@ -135,21 +149,38 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
         ConfigError: before the first step, if the arguments do not fit together.
     """
     end_with_launcher()
-    refuse_sweep_configs(sys.argv[1:] if args is None else args)
+    arguments = sys.argv[1:] if args is None else args
+    refuse_sweep_configs(arguments)
     try:
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None
         if checkpoint:
             check_resumable(checkpoint, cli)
-    except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
-        raise ConfigError(one_line(str(error))) from error
+    except UNFIT as error:
+        raise ConfigError(one_line(str(error), arguments)) from error
     try:
         with launching():
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
     # what only the data, the devices and the disk show
     except (DataError, MisconfigurationException, OSError) as error:
-        raise ConfigError(one_line(str(error))) from error
+        raise ConfigError(one_line(str(error), arguments)) from error
+    except TrainingDivergedError:
+        raise
+    except Exception as error:
+        if cli.trainer.global_step > 0:
+            raise
+        raise ConfigError(before_first_step(error, cli, arguments)) from error
     return cli
+
+
+def before_first_step(error: Exception, cli: FitCLI, arguments: Sequence[str]) -> str:
+    """Return one line for an error that most often is an option's fault, and keep its traceback in the run's folder."""
+    file = Path(cli.config.run_dir, "traceback.txt")
+    if cli.trainer.is_global_zero:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)))
+    message = f"no step was taken, see {file}; {type(error).__name__}: {error!s}"
+    return one_line(message, arguments)
 
 
 def check_resumable(path: Path, cli: FitCLI) -> None:
@@ -182,23 +213,6 @@ def say_if_outside(logger: Logger, run_dir: Path) -> None:
     folder = getattr(logger, "log_dir", None) or logger.save_dir
     if folder and not Path(folder).absolute().is_relative_to(run_dir.absolute()):
         rank_zero_info(f"trainer.logger: {type(logger).__name__} writes to {folder}, outside of run_dir, {run_dir}")
-
-
-def one_line(message: str) -> str:
-    """Return the part of a parser's message that says what to change."""
-    message = " ".join(message.split())
-    if "Parser key" not in message and (alone := re.search(r"Errors: - (.*?) - Expected a", message)):
-        return alone[1]
-    problem_of = (
-        r"Problem with given class_path '(?!lightning\.Callback')([\w.]+)': (.*?) - (?:Expected a|Problem with)"
-    )
-    union = re.search(rf'Parser key "([\w.]+)": .*{problem_of}', message)
-    if not union:
-        return message
-    key, class_path, problem = union.groups()
-    if unknown := re.fullmatch(r"Option '(.+)' is not accepted", problem):
-        return f"{key}.{unknown[1]}: {class_path} has no such option; --{key}.help={class_path} lists what is allowed"
-    return re.sub(r'^Parser key "(.+)":', rf"{key}.\1:", problem) if "Parser key" in problem else f"{key}: {problem}"
 
 
 def configure_output() -> None:
