@@ -1,6 +1,7 @@
 """Lightning callbacks: learning-rate schedule, evaluation, checkpoints, compilation and measurement."""
 
 from callbacks.activation_checkpointing import ActivationCheckpointing
+from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.best_weights import BestWeights
 from callbacks.checkpoint import ResumableCheckpoint
 from callbacks.compile_training import CompileTraining
@@ -14,6 +15,7 @@ from callbacks.throughput import Throughput
 
 __all__ = [
     "ActivationCheckpointing",
+    "AtomicCheckpointIO",
     "BestWeights",
     "CompileTraining",
     "CosineWarmup",

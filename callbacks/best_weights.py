@@ -58,7 +58,7 @@ class BestWeights(L.Callback):
         # of equal scores, keep the weights that were trained longer
         if not self.best or score >= self.best["selection_scaled_accuracy"]:
             self.best = {"step": trainer.global_step, "selection_scaled_accuracy": score}
-            trainer.save_checkpoint(self._path(trainer))
+            trainer.save_checkpoint(self._path(trainer), weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best}
@@ -74,7 +74,7 @@ class BestWeights(L.Callback):
             model.load_state_dict(last)
 
     def _path(self, trainer: L.Trainer) -> Path:
-        return Path(trainer.log_dir or trainer.default_root_dir, "checkpoints", "best.ckpt")
+        return Path(trainer.default_root_dir, "checkpoints", "best.ckpt")
 
     def _read(self, trainer: L.Trainer) -> dict[str, Any]:
         return torch.load(self._path(trainer), weights_only=True)

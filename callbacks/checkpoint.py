@@ -1,20 +1,28 @@
-"""Checkpoints from which a run can be resumed, also after Ctrl-C."""
+"""Checkpoints from which a run can be resumed, also after Ctrl-C, SIGTERM or SIGUSR1."""
 
 import signal
-import threading
+from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+
+from callbacks.agreed_stop import AgreedStop
 
 
-class ResumableCheckpoint(ModelCheckpoint):
-    """Saves `last.ckpt` every `every_n_steps`, at the end, and on Ctrl-C.
+class ResumableCheckpoint(Checkpoint):
+    """Saves `last.ckpt` every `every_n_steps`, at the end, and when a signal asks the run to stop.
 
-    After Ctrl-C the step in progress is finished, so that the checkpoint holds a whole number of steps. A second Ctrl-C
-    stops at once. The last step is saved only after `on_train_end` of the other callbacks, because Lightning would not
-    call it again in a run that resumes at the last step. So a run that is cut off in its last evaluation resumes a
-    little before it and evaluates again.
+    After SIGINT (Ctrl-C), SIGTERM or SIGUSR1 all ranks finish the step in progress, save, and stop, even if one rank
+    alone was signalled. A second signal ends the process at once. The process raises KeyboardInterrupt after SIGINT,
+    and ends with the status 128 + signal, such as 143, after the others. A signal during a validation waits for its
+    end.
+
+    The last step is saved only after `on_train_end` of the other callbacks, because Lightning would not call it again
+    in a run that resumes at the last step. So a run that is cut off in its last evaluation resumes a little before it
+    and evaluates again.
     """
 
     def __init__(self, dirpath: str, every_n_steps: int):
@@ -23,40 +31,74 @@ class ResumableCheckpoint(ModelCheckpoint):
             dirpath: Folder of the checkpoints.
             every_n_steps: Optimizer steps between two checkpoints.
         """
-        super().__init__(
-            dirpath=dirpath, filename="last", every_n_train_steps=every_n_steps, enable_version_counter=False
-        )
-        self._stop_asked = False
-        self._previous_handler: Any = None
+        self.path = Path(dirpath, "last.ckpt")
+        self.every_n_steps = every_n_steps
+        self._step = 0  # the last one that was seen to end
+        self._stop: AgreedStop | None = None
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._receive_signals(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGINT, self._ask_to_stop)
+        self._step = trainer.global_step
+        self._receive_signals(trainer)
 
-    def _ask_to_stop(self, *_: Any) -> None:
-        if self._stop_asked:
-            raise KeyboardInterrupt
-        self._stop_asked = True
+    def _receive_signals(self, trainer: L.Trainer) -> None:
+        """Take the signals from Lightning, whose handlers stop without a checkpoint, or under Slurm start the job anew.
+
+        Lightning sets its handlers just before the first of the hooks that call this.
+        """
+        if self._stop is None:
+            self._stop = AgreedStop(trainer.global_rank, trainer.world_size)
+        self._stop.open(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step >= trainer.max_steps:
+        step = trainer.global_step
+        if step == self._step:  # only gradients were accumulated
             return
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if self._stop_asked and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+        self._step = step
+        assert self._stop is not None
+        number = self._stop.after_step(step)
+        if step >= trainer.max_steps > 0:
+            return
+        if number is not None or step % self.every_n_steps == 0:
             self._save(trainer)
+        if number is not None:
+            self._leave(trainer, signal.Signals(number))
+
+    def _leave(self, trainer: L.Trainer, number: signal.Signals) -> None:
+        rank_zero_info(f"{number.name}: stopped after step {self._step}; continue with --resume=true")
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(environment, LightningEnvironment) and trainer.local_rank > 0:
+            raise SystemExit(0)  # the process that started this one kills itself if this one fails
+        if number == signal.SIGINT:
             raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._save(trainer)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        super().teardown(trainer, pl_module, stage)
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGINT, self._previous_handler)
-            self._previous_handler = None
+        self._ignore_signals()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._ignore_signals()  # Lightning does not call teardown
+
+    def _ignore_signals(self) -> None:
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop.close()
 
     def _save(self, trainer: L.Trainer) -> None:
-        trainer.save_checkpoint(f"{self.dirpath}/last.ckpt")
+        """Save, or raise the first rank's OSError on all ranks, such as that of a full disk."""
+        problem = None
+        try:
+            trainer.save_checkpoint(self.path, weights_only=False)
+        except OSError as error:
+            problem = error
+            trainer.strategy.barrier()  # the one at the end of save_checkpoint, in which other ranks may wait
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise problem

@@ -75,12 +75,10 @@ class LengthGeneralization(L.Callback):
             "validation_scaled_accuracy": validation.scaled_accuracy,
             **self._best_checkpoint(trainer, pl_module, record),
         }
-        folder = trainer.log_dir  # asked for on every rank, as Lightning broadcasts it
         if trainer.is_global_zero:
             if trainer.logger:
                 trainer.logger.log_metrics({"length/test": record["scaled_accuracy"]}, trainer.global_step)
-            if folder:
-                self._write(Path(folder, "length_generalization.json"))
+            self._write(Path(trainer.default_root_dir, "length_generalization.json"))
 
     def _best_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, of_last: dict[str, Any]) -> dict[str, Any]:
         best = next((callback for callback in members_of(trainer).callbacks if isinstance(callback, BestWeights)), None)

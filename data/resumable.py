@@ -1,5 +1,6 @@
 """The base of all data modules: training samples are numbered, and a run counts those that it has consumed."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -47,6 +48,9 @@ class ResumableData(L.LightningDataModule, ABC):
             raise ValueError(f"seed: must lie in [0, {2**20}), got {seed}")
         if num_workers < 0:
             raise ValueError(f"num_workers: must be at least 0, got {num_workers}")
+        most = 8 * (os.cpu_count() or 1)
+        if num_workers > most:
+            raise ValueError(f"num_workers: must be at most {most}, 8 processes a core, got {num_workers}")
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers

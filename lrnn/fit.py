@@ -6,24 +6,25 @@ shows the resolved configuration, which is also saved in the run's folder.
 
 import logging
 import os
-import re
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from jsonargparse import ArgumentError
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
+    AtomicCheckpointIO,
     CompileTraining,
     CosineWarmup,
     FullySharded,
@@ -35,10 +36,27 @@ from callbacks import (
 from data import DataError
 from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
-from lrnn.runtime.checkpoint import read_metadata
 from lrnn.runtime.config_kind import refuse_sweep_configs
+from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.one_line import one_line
+from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
 from lrnn.runtime.record_forms import RecordForms
+from lrnn.runtime.save_config import SaveConfig
+from lrnn.runtime.whole_checkpoint import check_weights, read_whole
+
+# errors of the parser, and of classes that are given values they can't use
+UNFIT = (
+    ArgumentError,
+    MisconfigurationException,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+    OSError,
+)
 
 
 class FitCLI(LightningCLI):
@@ -53,7 +71,8 @@ class FitCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "prog": "python -m lrnn.fit"},
-            save_config_kwargs={"overwrite": True},  # a folder that exists is refused below
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             run=False,
             args=args if args is None else list(args),
         )
@@ -80,15 +99,10 @@ class FitCLI(LightningCLI):
         steps = self.config.trainer.max_steps
         if steps < 1:
             raise ConfigError(f"trainer.max_steps: must be at least 1, since the schedule ends there, got {steps}")
-        if self.config.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
-            raise ConfigError("trainer.accelerator: CUDA finds no GPU here; choose cpu or auto")
-        nodes, devices = self.config.trainer.num_nodes, self.config.trainer.devices
-        if self.config.trainer.accelerator in ("gpu", "cuda") and isinstance(devices, int):
-            available = torch.cuda.device_count()
-            if devices > available:
-                raise ConfigError(
-                    f"trainer.devices: must be at most the {available} GPUs of this machine, got {devices}"
-                )
+        check_devices(self.config.trainer.accelerator, self.config.trainer.devices)
+        nodes, root = self.config.trainer.num_nodes, self.config.trainer.default_root_dir
+        if root is not None and Path(root) != run_dir:
+            raise ConfigError(f"trainer.default_root_dir: is run_dir, {run_dir}; set run_dir instead, got {root}")
         started = "NODE_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
         if nodes > 1 and not started:
             raise ConfigError(
@@ -113,9 +127,15 @@ class FitCLI(LightningCLI):
         self.trainer_defaults = {
             "callbacks": [StopOnNonFinite(), checkpoint, RecordForms(run_dir), *progress, *self.extra_callbacks]
         }
+        kwargs["default_root_dir"] = run_dir  # where callbacks write
         if self.config.trainer.logger is None:
-            kwargs["logger"] = TensorBoardLogger(save_dir=self.config.run_dir, name="", version="")
-        return super().instantiate_trainer(**kwargs)
+            kwargs["logger"] = TensorBoardLogger(save_dir=run_dir, name="", version="")
+        trainer = super().instantiate_trainer(**kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        for logger in trainer.loggers:
+            say_if_outside(logger, Path(run_dir))
+        return trainer
 
 
 def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback] = ()) -> FitCLI:
@@ -128,19 +148,39 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     Raises:
         ConfigError: before the first step, if the arguments do not fit together.
     """
-    refuse_sweep_configs(sys.argv[1:] if args is None else args)
+    end_with_launcher()
+    arguments = sys.argv[1:] if args is None else args
+    refuse_sweep_configs(arguments)
     try:
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None
         if checkpoint:
             check_resumable(checkpoint, cli)
-    except (ArgumentError, ValueError, OSError, MisconfigurationException) as error:
-        raise ConfigError(one_line(str(error))) from error
+    except UNFIT as error:
+        raise ConfigError(one_line(str(error), arguments)) from error
     try:
-        cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
-    except (DataError, MisconfigurationException) as error:  # which only the data and the devices show
-        raise ConfigError(one_line(str(error))) from error
+        with launching():
+            cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
+    # what only the data, the devices and the disk show
+    except (DataError, MisconfigurationException, OSError) as error:
+        raise ConfigError(one_line(str(error), arguments)) from error
+    except TrainingDivergedError:
+        raise
+    except Exception as error:
+        if cli.trainer.global_step > 0:
+            raise
+        raise ConfigError(before_first_step(error, cli, arguments)) from error
     return cli
+
+
+def before_first_step(error: Exception, cli: FitCLI, arguments: Sequence[str]) -> str:
+    """Return one line for an error that most often is an option's fault, and keep its traceback in the run's folder."""
+    file = Path(cli.config.run_dir, "traceback.txt")
+    if cli.trainer.is_global_zero:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(traceback.format_exception(error)))
+    message = f"no step was taken, see {file}; {type(error).__name__}: {error!s}"
+    return one_line(message, arguments)
 
 
 def check_resumable(path: Path, cli: FitCLI) -> None:
@@ -150,7 +190,7 @@ def check_resumable(path: Path, cli: FitCLI) -> None:
         ConfigError: with the first difference.
         ValueError: if the data module refuses, for another seed for example.
     """
-    saved = read_metadata(path)
+    saved = read_whole(path)
     for key, ours in (("model", cli.model), ("data", cli.datamodule)):
         if saved[key] != import_path(type(ours)):
             raise ConfigError(f"{key}: {path} holds {saved[key]}, the configuration {import_path(type(ours))}")
@@ -160,24 +200,19 @@ def check_resumable(path: Path, cli: FitCLI) -> None:
             raise ConfigError(f"model.{name}: {path} has {before}, the configuration {value}")
     if path.is_dir() and not isinstance(cli.trainer.strategy, FullySharded):
         raise ConfigError(f"trainer.strategy: {path} is in shards; continue it with --trainer.strategy=fsdp2")
-    cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])
+    if path.is_file():
+        check_weights(path, saved, cli.model.state_dict())
+    try:
+        cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])
+    except (LookupError, TypeError) as error:
+        raise ConfigError(f"resume: {path} does not say how far {type(cli.datamodule).__name__} has come") from error
 
 
-def one_line(message: str) -> str:
-    """Return the part of a parser's message that says what to change."""
-    message = " ".join(message.split())
-    if "Parser key" not in message and (alone := re.search(r"Errors: - (.*?) - Expected a", message)):
-        return alone[1]
-    problem_of = (
-        r"Problem with given class_path '(?!lightning\.Callback')([\w.]+)': (.*?) - (?:Expected a|Problem with)"
-    )
-    union = re.search(rf'Parser key "([\w.]+)": .*{problem_of}', message)
-    if not union:
-        return message
-    key, class_path, problem = union.groups()
-    if unknown := re.fullmatch(r"Option '(.+)' is not accepted", problem):
-        return f"{key}.{unknown[1]}: {class_path} has no such option; --{key}.help={class_path} lists what is allowed"
-    return re.sub(r'^Parser key "(.+)":', rf"{key}.\1:", problem) if "Parser key" in problem else f"{key}: {problem}"
+def say_if_outside(logger: Logger, run_dir: Path) -> None:
+    """Say where a logger of the user's writes, if not in the run's folder."""
+    folder = getattr(logger, "log_dir", None) or logger.save_dir
+    if folder and not Path(folder).absolute().is_relative_to(run_dir.absolute()):
+        rank_zero_info(f"trainer.logger: {type(logger).__name__} writes to {folder}, outside of run_dir, {run_dir}")
 
 
 def configure_output() -> None:
@@ -193,6 +228,7 @@ def main() -> None:
     try:
         fit()
     except (ConfigError, TrainingDivergedError) as error:
+        let_launcher_fail_first()
         sys.exit(f"error: {error}")
 
 

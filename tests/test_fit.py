@@ -1,6 +1,7 @@
 """The command line as a user meets it: errors of one line, interruption, resume."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -73,6 +74,8 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         ([*TINY, "--schedule.warmup=-1"], "warmup: must be at least 0"),
         ([*TINY, "--trainer.max_steps=-1"], "trainer.max_steps: must be at least 1"),
         ([*TINY, "--model.form=fastest"], "model.form"),
+        ([*TINY, "--trainer.devices=10000000"], "trainer.devices: must be at most"),
+        ([*TINY, "--trainer.default_root_dir=x"], "trainer.default_root_dir: is run_dir"),
         ([*TINY, "--trainer.num_nodes=2"], "trainer.num_nodes: 2 nodes are started by torchrun or srun"),
         pytest.param(
             [*TINY, "--trainer.accelerator=gpu"],
@@ -232,3 +235,27 @@ def test_the_forms_that_the_ops_run_in_are_recorded(tmp_path):
     assert yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())["form"] == "auto"
     assert json.loads((tmp_path / "run/forms_in_use.json").read_text())["delta_rule"] == "chunked"
     assert load_model(f"{tmp_path}/run/checkpoints/last.ckpt").hparams["form"] == "auto"
+
+
+@pytest.mark.parametrize(
+    "logger",
+    [
+        ["--trainer.logger=false"],
+        ["--trainer.logger=true"],
+        ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir=elsewhere"],
+    ],
+)
+def test_all_of_a_run_is_in_its_folder_whatever_logs(logger, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text("mine")
+    options = [f"--config={ROOT}/conf/parity.yaml", *TINY[1:-1], *logger, "--run_dir=run", "--trainer.max_steps=2"]
+    options += [f"--trainer.callbacks.init_args.{key}" for key in ("samples=8", "lengths=[40]", "final_lengths=[]")]
+    options += ["--trainer.callbacks+=callbacks.BestWeights", "--trainer.callbacks.samples=8"]
+    fit([*options, "--trainer.val_check_interval=1"])
+    assert Path("config.yaml").read_text() == "mine"
+    said = "outside of run_dir, run" in caplog.text
+    assert sorted(os.listdir()) == (["config.yaml", "elsewhere", "run"] if len(logger) == 2 else ["config.yaml", "run"])
+    assert said == (len(logger) == 2)
+    assert sorted(os.listdir("run/checkpoints")) == ["best.ckpt", "last.ckpt"]
+    assert {"config.yaml", "forms_in_use.json", "length_generalization.json"} <= set(os.listdir("run"))
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["trainer"]["max_steps"] == 2

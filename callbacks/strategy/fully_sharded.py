@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import distributed, nn
 from torch.distributed.checkpoint import async_save
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from callbacks.atomic_checkpoint_io import first_os_error, write
 from callbacks.contract import trained_model
 
 
@@ -93,20 +94,35 @@ class FullySharded(ModelParallelStrategy):
         folder = self.broadcast(folder)
         shards = {"state_dict": checkpoint.pop("state_dict")}
         shards |= {f"optimizer_{i}": state for i, state in enumerate(checkpoint.pop("optimizer_states", []))}
-        if self.global_rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            torch.save(checkpoint, folder / "meta.pt")  # Lightning's name of the file for all that is not sharded
-        self.barrier()
+        self._write_meta(checkpoint, folder)
         written = async_save(shards, checkpoint_id=folder, process_group=self._savers)
         assert isinstance(written, Future)
 
         def finish() -> None:
-            written.result()
+            try:
+                written.result()
+            except (Exception, CheckpointException) as error:  # the latter is no Exception
+                if self.global_rank == 0:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise _as_os_error(error, folder) from error
             if self.global_rank == 0:
                 point(link, folder)
 
         self._saving = self._background.submit(finish)
+
+    def _write_meta(self, checkpoint: dict[str, Any], folder: Path) -> None:
+        """Make the folder and write all that is not sharded, on rank 0, or raise its OSError on all ranks."""
+        problem = None
+        if self.global_rank == 0:
+            try:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                write(checkpoint, folder / "meta.pt")  # Lightning's name of the file
+            except OSError as error:
+                problem = error
+        problem = self.broadcast(problem)
+        if problem is not None:
+            raise problem
 
     def _wait(self) -> None:
         saving, self._saving = self._saving, None
@@ -114,8 +130,19 @@ class FullySharded(ModelParallelStrategy):
             saving.result()  # raises the error of the background thread, if any
 
     def teardown(self) -> None:
-        self._wait()
-        super().teardown()
+        try:
+            self._wait()
+        finally:
+            super().teardown()
+
+
+def _as_os_error(error: BaseException, folder: Path) -> OSError:
+    """Return why a rank could not write its shard. The errors of the ranks come in one that prints their traces."""
+    failures = error.failures.values() if isinstance(error, CheckpointException) else [(error, None)]
+    cause = next(filter(None, (first_os_error(failure) for failure, _ in failures)), None)
+    if cause is None:
+        return OSError(f"a shard was not written to {folder} ({next(iter(failures))[0]})")
+    return OSError(cause.errno, cause.strerror, str(folder))
 
 
 def _reshard(model: nn.Module, *_: Any) -> None:

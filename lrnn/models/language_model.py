@@ -18,6 +18,9 @@ from lrnn.models.mixer import Layer, Mixer
 from lrnn.ops import IGNORE, Form, head_loss, head_scores
 
 
+MOST_LAYERS = 10_000  # more would fill the memory before an error could say so
+
+
 class Batch(Protocol):
     """A batch of a data module, as far as the models read it."""
 
@@ -78,6 +81,8 @@ class LanguageModel(L.LightningModule):
         for name, value in (("vocab_size", vocab_size), ("width", width), ("layers", layers)):
             if value < 1:
                 raise ValueError(f"model.{name}: must be at least 1, got {value}")
+        if layers > MOST_LAYERS:
+            raise ValueError(f"model.layers: must be at most {MOST_LAYERS}, got {layers}")
         if adam_eps <= 0:
             raise ValueError(f"model.adam_eps: must be above 0, got {adam_eps}")
         if mlp_width is not None:

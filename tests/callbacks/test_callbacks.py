@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from callbacks import CosineWarmup, StopOnNonFinite, TrainingDivergedError
+from callbacks.stop_on_non_finite import weights_are_finite
 
 
 def test_cosine_warmup_against_its_formula():
@@ -31,11 +32,21 @@ def test_cosine_warmup_sets_the_optimizer_and_survives_its_checkpoint():
         assert optimizer.param_groups[0]["lr"] == CosineWarmup().rate(1e-2, step, 100)
 
 
-def test_non_finite_losses_are_counted_and_stop_the_run():
+def test_non_finite_losses_of_any_rank_are_counted_and_stop_the_run():
     callback = StopOnNonFinite(every_n_steps=4)
+    strategy = SimpleNamespace(reduce=lambda bad, reduce_op: bad + 3)  # of the other rank
     for step, loss in enumerate([1.0, math.nan, math.inf], 1):
         trainer = SimpleNamespace(global_step=step, max_steps=100)
         callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step - 1)
-    with pytest.raises(TrainingDivergedError, match="not finite in 2 of the last 4 batches, up to step 4"):
-        trainer = SimpleNamespace(global_step=4, max_steps=100)
+    with pytest.raises(TrainingDivergedError, match="not finite in 5 of the last 8 batches, up to step 4"):
+        trainer = SimpleNamespace(global_step=4, max_steps=100, strategy=strategy, world_size=2)
         callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 3)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_weight_that_is_not_finite_is_found_and_a_large_one_is_not(value):
+    model = nn.Linear(300, 300)
+    nn.init.constant_(model.weight, 3e38)  # whose norm overflows
+    assert weights_are_finite(model)
+    model.weight.data[7, 200] = value
+    assert not weights_are_finite(model)
