@@ -1,5 +1,6 @@
 """The base of all data modules: training samples are numbered, and a run counts those that it has consumed."""
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -175,6 +176,9 @@ class _TrainingBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
+        if worker:  # Ctrl-C and a job's end reach workers too, but the run still needs batches to end its step
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
         batch, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         first = self.start + (batch * self.ranks + self.rank) * self.data.batch_size
         return self.data.training_batches(first, workers * self.ranks * self.data.batch_size, self.device)

@@ -1,5 +1,8 @@
 """Where an epoch, a step, a rank or a resumed run begins: always with the sample that comes next."""
 
+import os
+import signal
+
 import lightning as L
 import pytest
 import torch
@@ -55,6 +58,17 @@ def test_every_epoch_goes_on_with_the_next_sample(make, workers, ranks, as_rank)
             seen += [next(batches).inputs for _ in range(steps)]
             data.trainer.global_step += steps
         assert torch.equal(torch.stack(seen), torch.stack(every[rank::ranks]))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_workers_leave_signals_to_the_run(number):
+    """They reach every process of a group, and the run ends its step before it stops."""
+    batches = iter(Parity(batch_size=4, num_workers=1).train_dataloader())
+    first = next(batches)
+    (worker,) = batches._workers
+    os.kill(worker.pid, number)
+    later = [next(batches) for _ in range(20)][-1]
+    assert worker.is_alive() and not torch.equal(first.inputs, later.inputs)
 
 
 class Steps(L.Callback):
