@@ -56,6 +56,9 @@ test-quick: setup ## Run the tests that take less than 5 s each (under a minute 
 test-gpu: setup ## Run the tests that need a CUDA device
 	@$(RUN) -m pytest -m gpu -n 4
 
+torture: setup ## Interrupt 100 tiny runs at random, resume them, and compare every bit (up to an hour on two cores)
+	@$(RUN) tests/torture.py
+
 bench: setup ## Time ours beside a baseline: on a GPU kernels and training steps, else the CPU forms
 	@$(RUN) -m lrnn.bench
 
@@ -68,4 +71,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity table-quick table pretrain-smoke tensorboard test test-quick test-gpu bench lint format
+.PHONY: help setup parity table-quick table pretrain-smoke tensorboard test test-quick test-gpu torture bench lint format

@@ -1,12 +1,15 @@
 """The base of all data modules: training samples are numbered, and a run counts those that it has consumed."""
 
 import os
+import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -20,11 +23,30 @@ class Batch(NamedTuple):
     labels: Tensor  # token ids (B, T), int64; IGNORE where the output is not scored
 
 
+def share(rows: Sequence[int], rank: int, ranks: int) -> tuple[list[int], int]:
+    """Deal the rows of a validation batch to the ranks, so that every row counts once and all ranks hold equally many.
+
+    Sharded models need equally many batches on all ranks.
+
+    Returns:
+        the rows of this rank, followed by at most one row that must not be scored; and the number of rows to score.
+    """
+    own = list(rows[rank::ranks])
+    return [*own, *rows[: -(-len(rows) // ranks) - len(own)]], len(own)
+
+
+def score_first(batch: Batch, rows: int) -> Batch:
+    """Return the batch with the labels of its first `rows` rows only; the other rows pad it."""
+    unscored = (torch.arange(len(batch.labels)) >= rows)[:, None]
+    return Batch(batch.inputs, batch.labels.masked_fill(unscored, IGNORE))
+
+
 class ResumableData(L.LightningDataModule, ABC):
     """A data module whose training sample n is a pure function of (seed, n), for n = 0, 1, 2, ... without end.
 
     Every training batch takes the next batch_size * ranks samples. The samples therefore do not depend on the number
-    of workers, and a resumed run continues with the sample after the last one that it has learned from.
+    of workers or on where an epoch ends, and a resumed run continues with the sample after the last one that it has
+    learned from, also with another batch size, number of ranks or number of accumulated batches.
     """
 
     vocab_size: int
@@ -67,8 +89,20 @@ class ResumableData(L.LightningDataModule, ABC):
             yield self.training_batch(range(first, first + self.batch_size), device)
             first += stride
 
+    def setup(self, stage: str) -> None:
+        if self.trainer is not None:
+            _check_steps(self.trainer)
+
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(_TrainingBatches(self), batch_size=None, num_workers=self.num_workers)
+        if self.trainer is not None:
+            _start_at_a_step(self.trainer)
+        # without persistent workers: those of an epoch would go on after the batches that they have prefetched
+        return _TrainingLoader(_TrainingBatches(self), batch_size=None, num_workers=self.num_workers)
+
+    @property
+    def rank_and_ranks(self) -> tuple[int, int]:
+        """Number of this process, and of all processes, that train together."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     @property
     def samples_consumed(self) -> int:
@@ -111,19 +145,68 @@ class ResumableData(L.LightningDataModule, ABC):
         self._resumed_at = (state_dict["samples_consumed"], state_dict["global_step"])
 
 
+def _check_steps(trainer: Any) -> None:
+    """Raise MisconfigurationException if steps would differ in their number of samples, or samples would repeat."""
+    limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    if trainer.overfit_batches:
+        raise MisconfigurationException(
+            f"trainer.overfit_batches: must be 0, as training samples do not repeat, got {trainer.overfit_batches}"
+        )
+    if isinstance(limit, int) and limit % accumulate and not trainer.fast_dev_run:
+        raise MisconfigurationException(
+            "trainer.limit_train_batches: must be a multiple of trainer.accumulate_grad_batches "
+            f"({accumulate}), as an epoch ends with a whole step, got {limit}"
+        )
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
+        raise MisconfigurationException(
+            "trainer.callbacks: GradientAccumulationScheduler would change the samples of a step; "
+            "set trainer.accumulate_grad_batches, and another number when you resume"
+        )
+
+
+def _start_at_a_step(trainer: Any) -> None:
+    """Correct Lightning's count of the batches of a resumed epoch, which decides where steps and epochs end.
+
+    Lightning takes a step at every multiple of accumulate_grad_batches. The count in a checkpoint may be no multiple, if
+    it was made with another accumulate_grad_batches or between two steps. It is rounded down to one. The samples are
+    not affected, since they are counted by steps. An epoch that had ended is counted as ended; otherwise Lightning
+    would run it once more, without a batch.
+    """
+    progress, limit = trainer.fit_loop.epoch_loop.batch_progress, trainer.limit_train_batches
+    before = progress.current.ready
+    after = before - before % trainer.accumulate_grad_batches
+    if isinstance(limit, int) and 0 < limit <= before and (before > limit or progress.current.completed == before):
+        after, progress.is_last_batch = 0, False
+    for count in (progress.current, progress.total):
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(count, name, getattr(count, name) - (before - after))
+
+
+class _TrainingLoader(DataLoader):
+    """Starts at the first sample that is not consumed yet, whenever Lightning begins an epoch."""
+
+    dataset: "_TrainingBatches"
+
+    def __iter__(self) -> Any:
+        self.dataset.start = self.dataset.data.samples_consumed  # before workers start, which get a copy
+        return super().__iter__()
+
+
 class _TrainingBatches(IterableDataset):
-    """The batches of this rank, from the first sample that is not consumed yet. Workers take turns."""
+    """The batches of this rank, from sample `start` on. Workers take turns."""
 
     def __init__(self, data: ResumableData):
         self.data = data
-        trainer = data.trainer
-        self.rank, self.ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        in_process = trainer and data.num_workers == 0
-        self.device = trainer.strategy.root_device if in_process else torch.device("cpu")  # type: ignore[union-attr]
-        self.start = data.samples_consumed
+        self.rank, self.ranks = data.rank_and_ranks
+        in_process = data.trainer and data.num_workers == 0
+        self.device = data.trainer.strategy.root_device if in_process else torch.device("cpu")  # type: ignore[union-attr]
+        self.start = 0
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
+        if worker:  # Ctrl-C and a job's end reach workers too, but the run still needs batches to end its step
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_IGN)
         batch, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         first = self.start + (batch * self.ranks + self.rank) * self.data.batch_size
         return self.data.training_batches(first, workers * self.ranks * self.data.batch_size, self.device)

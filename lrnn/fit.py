@@ -33,6 +33,7 @@ from callbacks import (
     StopOnNonFinite,
     TrainingDivergedError,
 )
+from callbacks.gradient_order import GradientOrder
 from data import DataError
 from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
@@ -125,7 +126,14 @@ class FitCLI(LightningCLI):
         progress = [] if self.config.trainer.enable_progress_bar is False else [Progress()]
         # which Lightning adds to the configured ones
         self.trainer_defaults = {
-            "callbacks": [StopOnNonFinite(), checkpoint, RecordForms(run_dir), *progress, *self.extra_callbacks]
+            "callbacks": [
+                StopOnNonFinite(),
+                GradientOrder(),
+                checkpoint,
+                RecordForms(run_dir),
+                *progress,
+                *self.extra_callbacks,
+            ]
         }
         kwargs["default_root_dir"] = run_dir  # where callbacks write
         if self.config.trainer.logger is None:

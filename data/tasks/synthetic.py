@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
-from data.resumable import IGNORE, Batch, ResumableData
+from data.resumable import IGNORE, Batch, ResumableData, score_first, share
 from data.tasks.counter_random import random_integers
 
 GPU_TOKENS = 2**21  # number of tokens drawn at once on a GPU: 16 MiB a tensor
@@ -103,8 +103,15 @@ class SyntheticTask(ResumableData):
         return self.sample(2 * self.seed, index, length, longest=self.train_lengths[1], training=True)
 
     def val_dataloader(self) -> DataLoader:
-        batches = list(self.evaluation_batches(*self.train_lengths, self.validation_samples, validation=True))
-        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        batches = self.evaluation_batches(*self.train_lengths, self.validation_samples, validation=True)
+        shares = [self._share(batch) for batch in batches]
+        # Lightning would deal the batches to the ranks by a sampler of its own, which repeats some; this one deals none
+        sampler = DistributedSampler(shares, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type, var-annotated]
+        return DataLoader(shares, batch_size=None, sampler=sampler)  # type: ignore[arg-type]
+
+    def _share(self, batch: Batch) -> Batch:
+        rows, scored = share(range(len(batch.inputs)), *self.rank_and_ranks)
+        return score_first(Batch(*(field[rows] for field in batch)), scored)
 
     def evaluation_batches(
         self, shortest: int, longest: int, samples: int, validation: bool = False, tokens: int = 2**17

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.errors import DataError
-from data.resumable import Batch, ResumableData
+from data.resumable import Batch, ResumableData, score_first, share
 from data.text.permutation import Permutation
 from data.text.shards import SPLITS, Manifest, TokenStream
 from data.text.tokenizer import DEFAULT_TOKENIZER, tokenizer_sha256
@@ -86,12 +86,13 @@ class FineWeb(ResumableData):
             self.manifest.verify(self.folder)
 
     def setup(self, stage: str) -> None:
-        self._check_rows(self.trainer.world_size if self.trainer else 1)
+        super().setup(stage)
+        self._check_rows(self.rank_and_ranks[1])
 
     def _check_rows(self, ranks: int) -> None:
         for split, rows, needed in (
             ("training", self.rows, ranks * self.batch_size),
-            ("validation", self.validation_rows, ranks),
+            ("validation", self.validation_rows, 1),
         ):
             if rows < needed:
                 raise DataError(
@@ -129,15 +130,15 @@ class FineWeb(ResumableData):
 
 
 class _ValidationBatches(IterableDataset):
-    """The validation rows of this rank. All ranks have equally many, because sharded models need that."""
+    """This rank's share of the validation rows."""
 
     def __init__(self, data: FineWeb):
         self.data = data
-        trainer = data.trainer
-        self.rank, self.ranks = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
     def __iter__(self) -> Iterator[Batch]:
         data = self.data
-        rows = range(self.rank, data.validation_rows // self.ranks * self.ranks, self.ranks)
-        for first in range(0, len(rows), data.batch_size):
-            yield data._batch(data.validation_tokens, rows[first : first + data.batch_size])
+        rank, ranks = data.rank_and_ranks
+        rows = range(data.validation_rows)
+        for first in range(0, len(rows), data.batch_size * ranks):
+            own, scored = share(rows[first : first + data.batch_size * ranks], rank, ranks)
+            yield score_first(data._batch(data.validation_tokens, own), scored)

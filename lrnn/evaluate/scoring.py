@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrnn.evaluate.contract import LengthTask, RecurrentModel
-from lrnn.evaluate.metrics import LabelAccuracy, ScaledAccuracy, SequenceAccuracy
+from lrnn.evaluate.contract import LabelledTokens, LengthTask, RecurrentModel
+from lrnn.evaluate.metrics import IGNORE, LabelAccuracy, ScaledAccuracy, SequenceAccuracy
 
 TOKENS = 2**17  # tokens that the model reads in one call, over all rows of a batch
 
@@ -67,15 +66,24 @@ def score(
     metrics = [metric.to(device) for metric in (scaled, labelled, whole)]
     training = model.training
     model.eval()
-    rows = TOKENS // min(longest, segment)
-    batches = task.evaluation_batches(shortest, longest, samples, validation, tokens=rows * longest)
-    for batch in islice(batches, rank, None, ranks):
-        predictions = _predict(model, batch.inputs, segment, device, precision)
-        labels = batch.labels.to(device)
+    rows = ranks * (TOKENS // min(longest, segment))
+    for batch in task.evaluation_batches(shortest, longest, samples, validation, tokens=rows * longest):
+        inputs, labels = _share(batch, rank, ranks)
+        predictions = _predict(model, inputs, segment, device, precision)
         for metric in metrics:
-            metric.update(predictions, labels)
+            metric.update(predictions, labels.to(device))
     model.train(training)
     return Scores(float(scaled.compute()), float(labelled.compute()), float(whole.compute()))
+
+
+def _share(batch: LabelledTokens, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of this rank's rows, or of a row that is not scored if no row is left for this rank.
+
+    So all ranks call the model equally often, as they must if it is sharded.
+    """
+    if rank < len(batch.inputs):
+        return batch.inputs[rank::ranks], batch.labels[rank::ranks]
+    return batch.inputs[:1], torch.full_like(batch.labels[:1], IGNORE)
 
 
 def _predict(

@@ -17,7 +17,6 @@ from lrnn.models.layers import Norm, SwiGLU
 from lrnn.models.mixer import Layer, Mixer
 from lrnn.ops import IGNORE, Form, head_loss, head_scores
 
-
 MOST_LAYERS = 10_000  # more would fill the memory before an error could say so
 
 
@@ -193,9 +192,10 @@ class LanguageModel(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         h, _ = self.backbone.hidden_states(batch.inputs)
         nats, correct, scored = head_scores(h, self.backbone.head.weight, batch.labels)
-        size = int(scored)
-        self.log("val/loss", nats / scored, batch_size=size, sync_dist=True)
-        self.log("val/accuracy", correct / scored, batch_size=size, sync_dist=True, prog_bar=True)
+        weight: Any = float(scored)  # Lightning averages the weights over ranks, and would round an integer down
+        labels = scored.clamp(min=1)  # a batch that pads has none: its weight is 0, and its values must not be NaN
+        self.log("val/loss", nats / labels, batch_size=weight, sync_dist=True)
+        self.log("val/accuracy", correct / labels, batch_size=weight, sync_dist=True, prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed, kept = self.decay_groups()

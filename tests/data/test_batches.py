@@ -5,7 +5,6 @@ The hashes were computed before the code was first reorganized. A change of them
 
 from hashlib import sha256
 from itertools import islice
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,18 +49,7 @@ def digest(batches, count):
     return content.hexdigest()[:12]
 
 
-def as_rank(data, rank, ranks):
-    data.trainer = SimpleNamespace(
-        global_rank=rank,
-        world_size=ranks,
-        global_step=0,
-        accumulate_grad_batches=1,
-        strategy=SimpleNamespace(root_device=torch.device("cpu")),
-    )
-    return data
-
-
-def training(make, batches):
+def training(make, batches, as_rank):
     """Hashes of the first training batches, as a data loader serves them."""
     whole = [make(seed=seed, num_workers=0) for seed in (0, 7)]
     share = as_rank(make(seed=7, num_workers=2), rank=1, ranks=2)
@@ -69,7 +57,7 @@ def training(make, batches):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_batches_of_a_task(name):
+def test_batches_of_a_task(name, as_rank):
     task, options = TASKS[name]
 
     def make(**kwargs):
@@ -77,10 +65,10 @@ def test_batches_of_a_task(name):
 
     validation = digest(make().val_dataloader(), 1)
     evaluation = digest(make().evaluation_batches(40, 256, samples=64), 1)
-    assert (*training(make, batches=4), validation, evaluation) == HASHES[name]
+    assert (*training(make, batches=4, as_rank=as_rank), validation, evaluation) == HASHES[name]
 
 
-def test_batches_of_text(write_shards, tmp_path, monkeypatch, pytestconfig):
+def test_batches_of_text(as_rank, write_shards, tmp_path, monkeypatch, pytestconfig):
     """38 rows; 6 batches of 8 go on into the second epoch."""
     monkeypatch.chdir(pytestconfig.rootpath)  # the tokenizer's path is relative to it
     documents = [[3 + (i * i + 31 * j) % 1000 for j in range(20 + i)] for i in range(30)]
@@ -90,4 +78,4 @@ def test_batches_of_text(write_shards, tmp_path, monkeypatch, pytestconfig):
         return FineWeb(str(shards), batch_size=8, context=20, **kwargs)
 
     validation = digest(make().val_dataloader(), 1)
-    assert (*training(make, batches=6), validation) == HASHES["FineWeb"]
+    assert (*training(make, batches=6, as_rank=as_rank), validation) == HASHES["FineWeb"]

@@ -124,3 +124,20 @@ def test_a_sequence_is_right_if_all_its_labels_are():
     assert scores.sequence_accuracy < scores.accuracy
     shares = [score(Repeats(), task, 9, 30, 5000, rank=rank, ranks=2).accuracy for rank in (0, 1)]
     assert shares[0] != shares[1]  # without a process group, each has the scores of its own share
+
+
+def test_ranks_share_the_sequences_and_call_the_model_equally_often():
+    class Counts(Repeats):
+        calls = 0
+
+        def forward(self, tokens, state=None):
+            self.calls += 1
+            return super().forward(tokens, state)
+
+    for samples in (1, 7, 200):
+        models = [Counts() for _ in range(3)]
+        shares = [score(m, TwoLabels(), 9, 30, samples, segment=8, rank=r, ranks=3) for r, m in enumerate(models)]
+        assert len({model.calls for model in models}) == 1
+        sizes = [len(range(rank, samples, 3)) for rank in range(3)]
+        right = sum(size * share.accuracy for size, share in zip(sizes, shares, strict=True) if size)
+        assert right / samples == pytest.approx(score(Repeats(), TwoLabels(), 9, 30, samples).accuracy)

@@ -55,16 +55,11 @@ def test_workers_give_the_same_batches():
         assert torch.equal(a.inputs, b.inputs) and torch.equal(a.labels, b.labels)
 
 
-def test_ranks_share_one_order():
+def test_ranks_share_one_order(as_rank):
     """2 ranks of 4 see together what 1 rank of 8 sees."""
-    from types import SimpleNamespace
 
     def batches(ranks, rank, size):
-        task = Parity(batch_size=size)
-        strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        task.trainer = SimpleNamespace(
-            global_rank=rank, world_size=ranks, global_step=0, accumulate_grad_batches=1, strategy=strategy
-        )
+        task = as_rank(Parity(batch_size=size), rank, ranks)
         return [batch.inputs for _, batch in zip(range(5), task.train_dataloader(), strict=False)]
 
     def bits(batch):
