@@ -167,9 +167,9 @@ def _check_steps(trainer: Any) -> None:
 def _start_at_a_step(trainer: Any) -> None:
     """Correct Lightning's count of the batches of a resumed epoch, which decides where steps and epochs end.
 
-    Lightning takes a step at every multiple of accumulate_grad_batches. The count in a checkpoint may be no multiple, if
-    it was made with another accumulate_grad_batches or between two steps. It is rounded down to one. The samples are
-    not affected, since they are counted by steps. An epoch that had ended is counted as ended; otherwise Lightning
+    Lightning takes a step at every multiple of accumulate_grad_batches. The count in a checkpoint may be no multiple,
+    if it was made with another accumulate_grad_batches or between two steps. It is rounded down to one. The samples
+    are not affected, since they are counted by steps. An epoch that had ended is counted as ended; otherwise Lightning
     would run it once more, without a batch.
     """
     progress, limit = trainer.fit_loop.epoch_loop.batch_progress, trainer.limit_train_batches
