@@ -16,7 +16,6 @@ from lrnn.models.layers import Norm, SwiGLU
 from lrnn.models.mixer import Layer, Mixer
 from lrnn.ops import IGNORE, Form, head_loss, head_scores
 
-
 MOST_LAYERS = 10_000  # more would fill the memory before an error could say so
 
 
