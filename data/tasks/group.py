@@ -32,7 +32,7 @@ from data.tasks.counter_random import random_integers
 from data.tasks.permutation_groups import Group, generated_group, named_group, reachable, running_products
 from data.tasks.synthetic import SyntheticTask
 
-Alphabet = Literal["all", "swaps", "at_most_3_points", "generators"]
+ALPHABETS = ("all", "swaps", "at_most_3_points", "generators")
 Scored = Literal["every_token", "every_element", "last"]
 
 
@@ -49,7 +49,7 @@ class GroupWordProblem(SyntheticTask):
         self,
         group: str | None = None,
         generators: list[list[int]] | None = None,
-        alphabet: Alphabet | list[int] = "all",
+        alphabet: list[int] | str = "all",
         tokens_per_element: int = 1,
         training_labels: Scored = "every_token",
         evaluation_labels: Scored = "every_element",
@@ -60,9 +60,9 @@ class GroupWordProblem(SyntheticTask):
             group: Name of the group: S5 (symmetric), A5 (alternating), Z60 (cyclic), D4 (dihedral, of order 8), Q8
                 (quaternions), or a product such as Z2xA5. At most 5,040 elements.
             generators: Permutations that generate the group, in place of a name, such as [[1, 0, 2], [0, 2, 1]].
-            alphabet: Elements that sequences consist of. `swaps` and `at_most_3_points` are the permutations that move
-                at most 2 and 3 points, including the identity. `generators` are the given generators, or those of the
-                named group. A list has the numbers of elements.
+            alphabet: Elements that sequences consist of: `all`, `swaps`, `at_most_3_points`, `generators`, or a list of
+                element numbers. `swaps` and `at_most_3_points` are the permutations that move at most 2 and 3 points,
+                including the identity. `generators` are the given generators, or those of the named group.
             tokens_per_element: Number of tokens that an element takes: the element and tokens that change nothing.
             training_labels: Tokens that are scored in training: all with BOS (as in the paper), the last token of each
                 element, or the last token of the sequence.
@@ -131,12 +131,14 @@ def _group(name: str | None, generators: list[list[int]] | None) -> Group:
     raise ValueError("group: must be a name such as S5, or generators must be given")
 
 
-def _letters(group: Group, alphabet: Alphabet | list[int]) -> Tensor:
+def _letters(group: Group, alphabet: list[int] | str) -> Tensor:
     """Numbers of the elements that sequences consist of, (A,), int64."""
     if isinstance(alphabet, list):
         if len({*alphabet}) < len(alphabet) or not all(0 <= element < group.order for element in alphabet):
             raise ValueError(f"alphabet: must list different elements in [0, {group.order}), got {alphabet}")
         letters = torch.tensor(alphabet, dtype=torch.int64)
+    elif alphabet not in ALPHABETS:
+        raise ValueError(f"alphabet: must be one of {', '.join(ALPHABETS)}, or a list of numbers, got {alphabet!r}")
     elif alphabet == "generators":
         letters = torch.tensor(group.generators)
     else:

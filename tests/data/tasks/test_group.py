@@ -279,6 +279,7 @@ def test_evaluation_sets_of_any_length():
         ({"generators": [[1, 2, 3]]}, r"number 0 is \[1, 2, 3\]"),
         ({"generators": [[0, 1, 2]]}, "alphabet: needs at least 2 elements, all has 1 in this group"),
         ({"group": "Z60", "alphabet": "swaps"}, "alphabet: needs at least 2 elements, swaps has 1"),
+        ({"group": "S3", "alphabet": "swap"}, "alphabet: must be one of all, swaps, at_most_3_points, generators, or"),
         ({"group": "S3", "alphabet": [1, 1]}, r"alphabet: must list different elements in \[0, 6\), got \[1, 1\]"),
         ({"group": "S3", "alphabet": [0, 6]}, r"alphabet: must list different elements in \[0, 6\), got \[0, 6\]"),
         ({"group": "S3", "alphabet": []}, "alphabet: needs at least 2 elements"),
