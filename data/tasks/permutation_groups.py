@@ -15,11 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 LARGEST = 5040  # order of the largest group that is tabulated, S7; its table takes 102 MB
 KNOWN = "S2 to S7, A3 to A7, Z2 to Z5040, D3 to D2520 (D3 has order 6), Q8, and products of these such as Z2xA5"
 
+BLOCK = 16  # elements of a block in running products
 BIG_ENDIAN = ">u4"  # the bytes of arrays of this type sort as lists of their numbers do
 
 Permutation = tuple[int, ...]
@@ -92,19 +94,36 @@ def generated_group(generators: list[list[int]]) -> Group:
 def running_products(table: Tensor, elements: Tensor) -> Tensor:
     """Products y_t = x_t * y_(t-1) with y_0 = x_0, of element numbers x and y (B, T); int32.
 
-    Each round doubles the number of factors in a product, so that T factors take log2(T) rounds.
+    The products within blocks of BLOCK elements come first, then those of the blocks, then both are joined. This takes
+    some 5 lookups an element, whatever T, and a number of kernels that grows with log(T).
 
     Args:
         table: Multiplication table (N, N), int32.
         elements: Element numbers x (B, T).
     """
-    y, shift = elements.int(), 1
-    while shift < y.shape[1]:
-        pair = y[:, shift:] * len(table) + y[:, :-shift]
-        product = table.flatten().index_select(0, pair.flatten()).view_as(pair)
-        y = torch.cat([y[:, :shift], product], 1)
+    T = elements.shape[1]
+    if T <= BLOCK:
+        return _doubling(table, elements.int())
+    blocks = F.pad(elements.int(), (0, -T % BLOCK)).unflatten(1, (-1, BLOCK))  # padded with the identity, 0
+    within = _doubling(table, blocks)
+    before = F.pad(running_products(table, within[:, :-1, -1]), (1, 0))
+    return _multiply(table, within, before[:, :, None]).flatten(1)[:, :T]
+
+
+def _doubling(table: Tensor, y: Tensor) -> Tensor:
+    """Running products along the last dimension. Each round doubles the number of factors in a product."""
+    shift = 1
+    while shift < y.shape[-1]:
+        product = _multiply(table, y[..., shift:], y[..., :-shift])
+        y = torch.cat([y[..., :shift], product], -1)
         shift *= 2
     return y
+
+
+def _multiply(table: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """a * b, element by element, broadcast."""
+    pair = a * len(table) + b
+    return table.flatten().index_select(0, pair.flatten()).view_as(pair)
 
 
 def reachable(table: Tensor, letters: Tensor) -> int:
