@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from data.resumable import Batch
     from data.tasks.cycle_navigation import CycleNavigation
     from data.tasks.even_pairs import EvenPairs
+    from data.tasks.group import GroupWordProblem
     from data.tasks.modular_arithmetic import ModularArithmetic
     from data.tasks.modular_arithmetic_brackets import ModularArithmeticBrackets
     from data.tasks.parity import Parity
@@ -24,6 +25,7 @@ __all__ = [
     "DataError",
     "EvenPairs",
     "FineWeb",
+    "GroupWordProblem",
     "ModularArithmetic",
     "ModularArithmeticBrackets",
     "Parity",
@@ -36,6 +38,7 @@ _MODULES = {
     "DataError": "data.errors",
     "EvenPairs": "data.tasks.even_pairs",
     "FineWeb": "data.text.fineweb",
+    "GroupWordProblem": "data.tasks.group",
     "ModularArithmetic": "data.tasks.modular_arithmetic",
     "ModularArithmeticBrackets": "data.tasks.modular_arithmetic_brackets",
     "Parity": "data.tasks.parity",
