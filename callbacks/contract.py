@@ -68,6 +68,7 @@ class TrainerMembers(Protocol):
 
     callbacks: list[L.Callback]
     datamodule: Any
+    fast_dev_run: bool
     log_every_n_steps: int
     profiler: Profiler
 

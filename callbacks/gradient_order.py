@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from callbacks.retire import retire
+
 
 class GradientOrder(L.Callback):
     """Lets DDP on CPUs add the gradients of the ranks in the order of the ranks.
@@ -20,6 +22,7 @@ class GradientOrder(L.Callback):
         model = trainer.strategy.model
         if isinstance(model, DistributedDataParallel) and pl_module.device.type == "cpu" and trainer.world_size > 2:
             model.register_comm_hook(None, _mean_in_order)
+        retire(self, trainer)
 
 
 def _mean_in_order(_: Any, bucket: distributed.GradBucket) -> torch.futures.Future[Tensor]:

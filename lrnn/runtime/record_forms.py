@@ -6,6 +6,8 @@ from typing import Any
 
 import lightning as L
 
+from callbacks.contract import members_of
+from callbacks.retire import retire
 from lrnn.ops import forms_in_use
 
 
@@ -14,9 +16,8 @@ class RecordForms(L.Callback):
 
     def __init__(self, run_dir: str):
         self.path = Path(run_dir, "forms_in_use.json")
-        self._written = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.is_global_zero and not self._written:
+        if trainer.is_global_zero and not members_of(trainer).fast_dev_run:  # which makes no folder
             self.path.write_text(json.dumps(forms_in_use, indent=1) + "\n")
-        self._written = True
+        retire(self, trainer)
