@@ -169,9 +169,10 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     try:
         with launching():
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
-    # what only the data, the devices and the disk show
-    except (DataError, MisconfigurationException, OSError) as error:
+    except (DataError, MisconfigurationException) as error:  # which only the data and the devices show
         raise ConfigError(one_line(str(error), arguments)) from error
+    except OSError as error:  # it names a file, not an option: a full disk, for example
+        raise ConfigError(one_line(str(error))) from error
     except TrainingDivergedError:
         raise
     except Exception as error:

@@ -71,6 +71,10 @@ def test_workers_leave_signals_to_the_run(number):
     assert worker.is_alive() and not torch.equal(first.inputs, later.inputs)
 
 
+class CutOffError(Exception):
+    pass
+
+
 class Steps(L.Callback):
     """Records the rows that each optimizer step has learned from, and stops before a step."""
 
@@ -82,7 +86,7 @@ class Steps(L.Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if trainer.global_step == self.stop_at:
-            raise InterruptedError
+            raise CutOffError
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.pending.append(batch.inputs)
@@ -98,7 +102,7 @@ def steps_of(run_dir, *options, stop_at=None):
         cli = fit(run, [recorded])
         assert cli.datamodule.samples_consumed == sum(map(len, recorded.steps)) + cli.datamodule._resumed_at[0]
     else:
-        with pytest.raises(InterruptedError):
+        with pytest.raises(CutOffError):
             fit(run, [recorded])
     return recorded.steps
 

@@ -58,6 +58,7 @@ def test_the_scores_are_those_that_training_wrote(run, tmp_path):
     assert sorted(path.name for path in run.iterdir() if not path.name.startswith("events")) == [
         "checkpoints",
         "config.yaml",
+        "forms_in_use.json",
         "hparams.yaml",
         "length_generalization.json",
     ]
