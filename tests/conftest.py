@@ -20,9 +20,12 @@ if not torch.cuda.is_available():
 
 
 @pytest.fixture(autouse=True)
-def _fixed_seed_and_one_thread() -> None:
+def _fixed_seed_one_thread_and_no_ranks():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    yield
+    if torch.distributed.is_initialized():  # by a run with DDP on one device, in this process
+        torch.distributed.destroy_process_group()
 
 
 def pytest_collection_modifyitems(items):
