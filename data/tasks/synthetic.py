@@ -72,7 +72,7 @@ class SyntheticTask(ResumableData):
         """Return the samples with numbers `index` (B,) and lengths `length` (B,), on the device of `index`.
 
         The number of columns T depends on `longest` only, never on `length`: reading a tensor of a GPU would make the
-        CPU wait. With `training` false, exactly one token of each sequence has a label.
+        CPU wait. With `training` false, a sequence has one label, or several if the task scores every answer.
         """
 
     @staticmethod
