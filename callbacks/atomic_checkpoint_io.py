@@ -9,10 +9,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the old checkpoint and renames when the new one is whole and on the disk.
+    """Writes beside the old checkpoint and renames when the new one is whole.
 
     Lightning's own writes into the folder of temporary files. If that is another disk, as on many clusters, its last
-    step is a copy over the old checkpoint. It also needs memory for a second copy of the checkpoint.
+    step is a copy over the old checkpoint. It also needs memory for a second copy of the checkpoint. Neither waits for
+    the disk: a killed process leaves a whole checkpoint, while a power cut may cost the newest one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
@@ -29,12 +30,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def write(content: Any, path: Path) -> None:
-    """Call torch.save and wait for the disk. Whatever keeps it from writing becomes an OSError with the path."""
+    """Call torch.save. Whatever keeps it from writing becomes an OSError with the path."""
     try:
         with path.open("wb") as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         cause = first_os_error(error)
         if cause is None:
