@@ -11,7 +11,7 @@ from torch import Tensor
 from lrnn.models.architecture import Architecture
 from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.gate_saturation import saturation_of_logits
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
 
@@ -42,12 +42,7 @@ class DeltaNetMixer(Mixer):
         """
         super().__init__()
         width = layer.width
-        if heads < 1 or (head_size is None and width % heads):
-            raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
-        if head_size is None:
-            head_size = width // heads
-        if head_size < 1:
-            raise ValueError(f"model.head_size: must be at least 1, got {head_size}")
+        head_size = size_of_heads(width, heads, head_size)
         if gate_saturation < 0:
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
         self.heads = heads
@@ -79,9 +74,8 @@ class DeltaNetMixer(Mixer):
         if terms is not None:
             terms["gate_saturation"] = saturation_of_logits(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
-        if (
-            k.element_size() < 4
-        ):  # a rounded k is not quite of length 1: a state that always reflects would grow or fade
+        if k.element_size() < 4:
+            # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
             beta = beta / k_square.clamp_min(0.5)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)

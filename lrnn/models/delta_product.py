@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32, delta_product, range_scale
 
@@ -50,13 +50,9 @@ class DeltaProductMixer(Mixer):
         """
         super().__init__()
         width = layer.width
-        if heads < 1 or (head_size is None and width % heads):
-            raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
-        if head_size is None:
-            head_size = width // heads
-        for name, value in (("head_size", head_size), ("reflections", reflections)):
-            if value < 1:
-                raise ValueError(f"model.{name}: must be at least 1, got {value}")
+        head_size = size_of_heads(width, heads, head_size)
+        if reflections < 1:
+            raise ValueError(f"model.reflections: must be at least 1, got {reflections}")
         if qk_activation == "identity" and conv_size:
             raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
         self.heads = heads
@@ -106,9 +102,8 @@ class DeltaProductMixer(Mixer):
         if self.beta_bias is not None:
             logits = logits + self.beta_bias
         beta = self.beta_scale * torch.sigmoid(logits.unflatten(-1, (self.reflections, self.heads)))
-        if (
-            k.element_size() < 4
-        ):  # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
+        if k.element_size() < 4:
+            # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
             beta = beta / at_least_float32(k.detach()).square().sum(-1).clamp_min(0.5)
         return beta
 

@@ -59,7 +59,7 @@ def start_ranks(start_fit, ranks, *arguments):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tasks", "text"])
 def test_the_loss_is_the_same_for_any_number_of_processes(kind, start_fit, random_shards, tmp_path):
-    """Of 1 row, which leaves a rank without a label, and of 7, of which 3 ranks hold 3, 2 and 2."""
+    """Sets of 1 row, which leaves a rank without a label, and of 7, of which 3 ranks hold 3, 2 and 2."""
     data = ["--data=data.Parity", "--data.supervision=every_prefix", "--data.validation_samples"]
     if kind == "text":
         data = ["--data=data.FineWeb", f"--data.shards={random_shards}", "--data.context=16", "--data.num_workers=0"]

@@ -19,7 +19,7 @@ def make(architecture, strength, **options):
 
 
 def gradient(model, batch, parts=1, scale=1.0, half=False):
-    """Of the mean over equal parts of a batch, as Lightning accumulates it, under a loss scale."""
+    """Compute the gradient of the mean over equal parts of a batch, as Lightning accumulates it, under a loss scale."""
     model.zero_grad()
     for inputs, labels in zip(batch.inputs.chunk(parts), batch.labels.chunk(parts), strict=True):
         with torch.autocast("cpu", torch.float16, enabled=half):
