@@ -50,7 +50,7 @@ tensorboard: setup ## Open the runs in TensorBoard
 test: setup ## Run all tests that need no GPU
 	@$(RUN) -m pytest
 
-test-quick: setup ## Run the tests that take less than 5 s each (under a minute on two cores)
+test-quick: setup ## Run the tests that are not marked slow (about a minute on two cores)
 	@$(RUN) -m pytest -m 'not gpu and not slow'
 
 test-gpu: setup ## Run the tests that need a CUDA device

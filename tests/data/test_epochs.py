@@ -131,6 +131,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")  # Lightning's
 @pytest.mark.parametrize("change", RESUMED)
 def test_a_resumed_run_begins_with_a_whole_step(change, tmp_path):

@@ -24,6 +24,7 @@ from lrnn.models import MLSTM, DeltaNet, Mamba
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 RANGES = ((0, 1), (-1, 1))
 SMALL = {"vocab_size": 50, "width": 32, "layers": 2}

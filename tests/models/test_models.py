@@ -132,6 +132,7 @@ def test_bfloat16_autocast_stays_close(architecture, options):
             assert mixer_state[-1].dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own

@@ -23,6 +23,8 @@ from lrnn.ops.selective_scan.operators import selective_scan_op
 from lrnn.ops.short_convolution.operators import short_convolution_op
 from lrnn.ops.swiglu.operators import swiglu_op
 
+pytestmark = pytest.mark.slow
+
 
 def compare(kernels, specification, tensors):
     """Compare outputs and gradients in float32 with those of the specification in float64."""

@@ -288,6 +288,7 @@ def grid_of(path):
     return make_cells(blocks, config["learning_rates"], config["seeds"], config.get("arguments", ""))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("conf/sweeps/*.yaml") if path.stem != "quick")
 )
