@@ -65,7 +65,6 @@ def first_losses(options, shards, folder):
     return callback.values
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_the_first_losses_are_those_of_before(run, random_shards, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
