@@ -111,7 +111,8 @@ def score_prefixes(
     """
     metric = PrefixAccuracy()
     _count([metric], model, task, (length, length), samples, validation=validation, **options)
-    positions, accuracy, sequence_accuracy = (values.tolist() for values in metric.compute())
+    # torchmetrics makes a tensor of one value a scalar
+    positions, accuracy, sequence_accuracy = (values.flatten().tolist() for values in metric.compute())
     return PrefixScores(positions, accuracy, sequence_accuracy)
 
 

@@ -37,5 +37,5 @@ def test_prefix_accuracies_equal_counts_in_plain_python(batches):
             right = sum(row[t][0] == row[t][1] for row in rows)
             so_far = sum(all(p == y for p, y in row[: t + 1] if y != IGNORE) for row in rows)
             want.append((t, right / len(rows), so_far / len(rows)))
-    got = [values.tolist() for values in metric.compute()]
+    got = [values.flatten().tolist() for values in metric.compute()]
     assert list(zip(*got, strict=True)) == want
