@@ -87,3 +87,15 @@ def test_options_that_it_does_not_have():
         TokenMatrices(mlp_width=4)
     decayed, kept = TokenMatrices(matrix_size=3, vocab_size=4, weight_decay=0.5).decay_groups()
     assert [tuple(weight.shape) for weight in decayed] == [(4, 9), (4, 9)] and not kept
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own
+def test_training_compiles_whole():
+    torch._dynamo.reset()
+    model = TokenMatrices(matrix_size=3, vocab_size=5)
+    tokens = torch.randint(5, (2, 9))
+    want = model.loss(tokens, tokens)
+    for module, name in model.hot_paths():
+        setattr(module, name, torch.compile(getattr(module, name), backend="eager", fullgraph=True, dynamic=False))
+    torch.testing.assert_close(model.loss(tokens, tokens), want)
