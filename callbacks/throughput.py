@@ -61,7 +61,8 @@ class Throughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if (trainer.global_step + 1) % members_of(trainer).log_every_n_steps == 0:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
+            clipped = [p for p in pl_module.parameters() if p.grad is not None and not hasattr(p, "unclipped")]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in clipped])  # type: ignore[misc]
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             pl_module.log("train/gradient_norm", norm / _loss_scale(trainer, optimizer))
 
