@@ -44,6 +44,7 @@ class GroupWordProblem(SyntheticTask):
     """
 
     min_length = 1
+    last_label_determines_state = True
 
     def __init__(
         self,

@@ -80,6 +80,10 @@ class DeltaNetMixer(Mixer):
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.out_proj.in_features * self.norm.normalized_shape[0]
+
     def recurrence_flops(self, context: int) -> int:
         """Count three passes over the state: it is read for k, written, and read for q."""
         return 6 * self.out_proj.in_features * self.norm.normalized_shape[0]
