@@ -52,6 +52,10 @@ class MatrixProductMixer(Mixer):
                 states.append(H)
         return torch.stack(states, 1).flatten(2), (H,)
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.size**2
+
     def recurrence_flops(self, context: int) -> int:
         """Count the product A H."""
         return 2 * self.size**3
@@ -70,9 +74,10 @@ def _scale(H: Tensor) -> Tensor:
 class MatrixBlock(Block):
     """A mixer alone: neither norms nor a residual path."""
 
-    def __init__(self, mixer: Mixer):
+    def __init__(self, mixer: Mixer, keeps_state: bool):
         nn.Module.__init__(self)
         self.mixer, self.channel_mixer = mixer, None
+        self.keeps_state = keeps_state
 
     def forward(
         self,
@@ -124,7 +129,8 @@ class TokenMatrices(LanguageModel):
             **kwargs,
         )
         backbone = self.backbone
-        backbone.blocks = nn.ModuleList([MatrixBlock(backbone.blocks[0].mixer)])  # type: ignore[assignment]
+        usual = backbone.blocks[0]
+        backbone.blocks = nn.ModuleList([MatrixBlock(usual.mixer, usual.keeps_state)])  # type: ignore[assignment]
         backbone.norm = ProjectToUnitBall()
         with torch.no_grad():
             for row in backbone.embedding.weight:
@@ -132,5 +138,7 @@ class TokenMatrices(LanguageModel):
         self.record_options({"matrix_size": matrix_size, **kwargs})
 
     def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Return the parameters with and without weight decay. The table holds matrices, so it decays as they do."""
-        return list(self.parameters()), []
+        """Return the parameters with and without weight decay. The embedding holds matrices, and decays as they do."""
+        decayed, kept = super().decay_groups()
+        embedding = self.backbone.embedding.weight
+        return [*decayed, embedding], [parameter for parameter in kept if parameter is not embedding]
