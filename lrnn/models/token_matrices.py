@@ -140,5 +140,5 @@ class TokenMatrices(LanguageModel):
     def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters with and without weight decay. The embedding holds matrices, and decays as they do."""
         decayed, kept = super().decay_groups()
-        embedding = self.backbone.embedding.weight
-        return [*decayed, embedding], [parameter for parameter in kept if parameter is not embedding]
+        matrices = list(self.backbone.embedding.parameters())
+        return [*decayed, *matrices], [parameter for parameter in kept if parameter is not matrices[0]]
