@@ -4,8 +4,8 @@
     blocks.0.mixer.in_proj             layers.0.attn.{q,k,v,b}_proj
     blocks.0.mixer.conv                layers.0.attn.{q,k,v}_conv1d
 
-Both scale q by d_head^-1/2 and normalise q and k after SiLU, or without an activation. Theirs divides by sqrt(|k|^2 + 1e-6), ours
-by |k|. The two agree to rounding unless a key is shorter than about 0.1.
+Both scale q by d_head^-1/2 and normalise q and k after SiLU, or without an activation. Theirs divides by
+sqrt(|k|^2 + 1e-6), ours by |k|. The two agree to rounding unless a key is shorter than about 0.1.
 """
 
 from typing import Any
