@@ -1,8 +1,8 @@
 """Finite automata as tables: given, read from a regular expression, or those of the tasks in data/.
 
-    letter            0  1
-    from state 0      0  1          parity: letter 1 changes the state, letter 0 keeps it
-    from state 1      1  0
+letter            0  1
+from state 0      0  1          parity: letter 1 changes the state, letter 0 keeps it
+from state 1      1  0
 """
 
 from collections.abc import Sequence

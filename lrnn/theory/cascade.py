@@ -105,7 +105,7 @@ class Decomposition:
     def tiles(self, R: Set) -> list[Set]:
         """Return the largest sets properly inside R."""
         inside = [P for P in self.sets if P < R]
-        return [P for P in inside if not any(P < other for other in inside)]
+        return [P for P in inside if not any(other > P for other in inside)]
 
     @cached_property
     def from_representative(self) -> dict[Set, dict[int, int]]:

@@ -12,6 +12,8 @@ from torch import Tensor
 from lrnn.models import LanguageModel
 from lrnn.theory.automaton import Automaton
 
+MOST_TOKENS = 2**19  # of a call
+
 
 class Machine(Protocol):
     """What reads letters and says something after each, with a state of real numbers."""
@@ -67,16 +69,12 @@ class Claim:
     """A construction, and the automaton that it should follow.
 
     Attributes:
-        theorem: of the paper.
-        name: of the construction, as in the table.
         machine: the construction.
         automaton: what it should say.
         blocks: blocks of letters (B, k) that words are made of, drawn uniformly; single letters when absent.
     """
 
-    theorem: str
-    name: str
-    machine: Any
+    machine: Machine
     automaton: Automaton
     blocks: np.ndarray | None = None
 
@@ -104,7 +102,7 @@ def check(
     words: int,
     length: int,
     device: torch.device | str = "cpu",
-    segment: int = 2000,
+    segment: int | None = None,
     seed: int = 0,
     distances: bool = True,
 ) -> Result:
@@ -115,7 +113,8 @@ def check(
         words: number of random words.
         length: letters in a word.
         device: device of the machine.
-        segment: letters that are read in one call, with the state carried on.
+        segment: letters that are read in one call, with the state carried on; by default, 2,000, or fewer where there
+            are many words.
         seed: seed of the words.
         distances: whether to measure the distances of states.
     """
@@ -125,7 +124,7 @@ def check(
     reference = _reference(claim, device) if distances else None
     start, state = time.perf_counter(), machine.start(words)
     now = np.full(words, automaton.start)
-    for first, last in _segments(length, segment):
+    for first, last in _segments(length, segment or max(1, min(2000, MOST_TOKENS // words))):
         letters = _draw(draw, claim, words, last - first)
         states = automaton.states_of(letters, now)
         now = states[:, -1]

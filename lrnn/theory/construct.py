@@ -170,7 +170,7 @@ def counter_delta_net(modulus: int) -> DeltaNet:
     logits[m + 1] = OPEN
     _write_delta_net(first.mixer, keys, values, logits, width)
     first.mixer.out_proj.weight[s, 0] = SIZE * 2**-0.5
-    x = torch.tensor([*range(m), 0] + [0, 0], dtype=torch.float64)
+    x = torch.tensor([*range(m), 0, 0, 0], dtype=torch.float64)
     angles = {even: (1 + (2 if even else -2) * x) * math.pi / m for even in (True, False)}
     scale = (width / 2) ** 0.5  # of the token and of s after the norm
     tiny = 1e-4  # so that the norm of layer 2 does not depend on the key
@@ -199,10 +199,15 @@ def counter_delta_net(modulus: int) -> DeltaNet:
             _write_gated(second.channel_mixer, unit, s, even, scale)
             second.channel_mixer.gate_up.weight[4 + unit, h + c] = 1 / scale
             second.channel_mixer.down.weight[read + unit, unit] = SIZE / -CLOSED
-    for i in range(m):
-        d, c = 2 * math.pi * i / m, math.pi / m - 2 * math.pi * i / m
-        model.backbone.head.weight[i, read:] = torch.cat([_unit(d), _unit(c)]).float()
+    for i, angles_of_i in enumerate(zip(*circle_angles(m), strict=True)):
+        model.backbone.head.weight[i, read:] = torch.cat([*map(_unit, angles_of_i)]).float()
     return model
+
+
+def circle_angles(modulus: int) -> tuple[list[float], list[float]]:
+    """Return the angles of d_0, ..., d_(m-1) and of c_0, ..., c_(m-1) in Theorem 6."""
+    d = [2 * math.pi * i / modulus for i in range(modulus)]
+    return d, [math.pi / modulus - angle for angle in d]
 
 
 def silu_inverse(y: Tensor) -> Tensor:
@@ -250,7 +255,7 @@ def _orthogonal_delta_product(
 
 def _blank(architecture: type[LanguageModel], **options: Any) -> Any:
     """Make a model of zeros whose norms are the identity and whose embeddings are unit vectors times SIZE."""
-    model = architecture(**options)  # type: ignore[arg-type]  # the options of the subclass
+    model: Any = architecture(**options)
     model.requires_grad_(False)
     norms = [module for module in model.modules() if isinstance(module, nn.RMSNorm | nn.LayerNorm)]
     for parameter in model.parameters():

@@ -88,7 +88,7 @@ def _generated(products: np.ndarray, generators: list[int]) -> frozenset[int]:
     found[identity_of(products)] = True
     new = np.flatnonzero(found)
     while len(new):
-        reached = np.unique(products[np.ix_(generators, new)])
+        reached = np.unique(products[np.array(generators)[:, None], new])
         new = reached[~found[reached]]
         found[new] = True
     return frozenset(np.flatnonzero(found).tolist())

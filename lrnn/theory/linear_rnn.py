@@ -7,6 +7,8 @@ tables. The decoder compares linear functions of h_t, and looks up the largest o
 of the next.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +20,8 @@ from torch import Tensor
 class Layer:
     """One layer with I inputs, a state of n numbers, C candidates that the decoder compares, and O outputs.
 
-    The matrices may be of any floating-point dtype, which is the dtype of the state too. The products are rounded to it
-    after every token.
+    A and b may be of any floating-point dtype, which is the dtype of the state too: it is rounded after every token.
+    The decoder works in the dtype of its directions.
     """
 
     A: Tensor
@@ -41,7 +43,8 @@ class Layer:
         """Return the layer on a device, and in a dtype if one is given."""
         return replace(
             self,
-            **{name: getattr(self, name).to(device, dtype) for name in ("A", "b", "initial", "directions")},
+            **{name: getattr(self, name).to(device, dtype) for name in ("A", "b", "initial")},
+            directions=self.directions.to(device),
             outputs=self.outputs.to(device),
         )
 
@@ -60,7 +63,7 @@ class Layer:
         for A_t, b_t in zip(self.A[inputs.T], self.b[inputs.T][..., None], strict=True):  # (W, n, n) and (W, n, 1)
             h = torch.baddbmm(b_t, A_t, h)
             states.append(h)
-        scores = torch.stack(states, 1)[..., 0] @ self.directions.T  # (W, T, C)
+        scores = torch.stack(states, 1)[..., 0].to(self.directions.dtype) @ self.directions.T  # (W, T, C)
         if (self.outputs < 0).any():
             scores = scores.masked_fill(self.outputs[inputs] < 0, -torch.inf)
         candidate = scores.argmax(-1)
@@ -91,3 +94,56 @@ class LinearRNN:
     def features(self, state: Any) -> Tensor:
         """Return the state of the last layer (W, n)."""
         return state[-1]
+
+
+def parity_rnn() -> LinearRNN:
+    """Make parity with one number: h starts at 1, and letter 1 multiplies it by -1 (Theorem 3)."""
+    return _one_layer([[[1.0]], [[-1.0]]], [1.0], [[1.0], [-1.0]])
+
+
+def permutation_rnn(permutations: Sequence[Sequence[int]]) -> LinearRNN:
+    """Make a permutation group: h starts at (1, ..., n), and element a moves entry i to place a(i) (Theorem 3)."""
+    n = len(permutations[0])
+    A = torch.zeros(len(permutations), n, n)
+    for a, permutation in enumerate(permutations):
+        A[a, list(permutation), list(range(n))] = 1
+    initial = torch.arange(1.0, n + 1)
+    return _one_layer(A, initial, A @ initial)
+
+
+def rotation_rnn(modulus: int) -> LinearRNN:
+    """Make addition modulo m: h starts at (1, 0), and letter a turns it by 2 pi a / m (Theorem 3)."""
+    angle = 2 * math.pi * torch.arange(modulus, dtype=torch.float64) / modulus
+    points = torch.stack([angle.cos(), angle.sin()], 1)  # (m, 2)
+    A = torch.stack([points, torch.stack([-angle.sin(), angle.cos()], 1)], 2)
+    return _one_layer(A, [1.0, 0.0], points)
+
+
+def reflection_rnn(modulus: int) -> LinearRNN:
+    """Make addition modulo m in two layers of reflections (Theorem 6). The first counts t mod 2, as h = -h from 1."""
+    m = modulus
+    x = torch.arange(m)
+    parity = Layer(
+        A=torch.full((m, 1, 1), -1.0),
+        b=torch.zeros(m, 1),
+        initial=torch.ones(1),
+        directions=torch.tensor([[1.0], [-1.0]]),
+        outputs=torch.stack([x, x + m], 1),
+    )
+    odd = torch.arange(2 * m) >= m
+    angle = torch.where(odd, 1 - 2 * (x.repeat(2)), 1 + 2 * x.repeat(2)).double() * math.pi / m
+    cos, sin = angle.cos(), angle.sin()
+    H = torch.stack([torch.stack([cos, sin], 1), torch.stack([sin, -cos], 1)], 1)
+    d = 2 * math.pi * x.double() / m
+    points = torch.cat([d, math.pi / m - d])
+    directions = torch.stack([points.cos(), points.sin()], 1)
+    answers = torch.cat([x, x]).expand(2 * m, -1)
+    circle = Layer(H.float(), torch.zeros(2 * m, 2), torch.tensor([1.0, 0.0]), directions.float(), answers)
+    return LinearRNN((parity, circle))
+
+
+def _one_layer(A: Any, initial: Any, directions: Any) -> LinearRNN:
+    """Make a layer without input terms, in float32, whose output is the number of the nearest direction."""
+    A, initial, directions = (torch.as_tensor(x).float() for x in (A, initial, directions))
+    outputs = torch.arange(len(directions)).expand(len(A), -1)
+    return LinearRNN((Layer(A, torch.zeros(A.shape[:2]), initial, directions, outputs),))

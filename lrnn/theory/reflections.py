@@ -64,9 +64,7 @@ def random_product(
     n: int, factors: int, eigenvalue_range: tuple[float, float], generator: torch.Generator, count: int = 1
 ) -> Tensor:
     """Draw products of factors with eigenvalues in [0, 1] or [-1, 1]: (count, n, n)."""
-    k = torch.nn.functional.normalize(
-        torch.randn(count, factors, n, dtype=torch.float64, generator=generator), dim=-1
-    )
+    k = torch.nn.functional.normalize(torch.randn(count, factors, n, dtype=torch.float64, generator=generator), dim=-1)
     top = 1 - eigenvalue_range[0]
     beta = top * torch.rand(count, factors, 1, 1, dtype=torch.float64, generator=generator)
     M = torch.eye(n, dtype=torch.float64).repeat(count, 1, 1)
