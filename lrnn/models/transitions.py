@@ -55,20 +55,24 @@ class HouseholderTransitions:
         One factor gives 1 - beta, and two give the roots of a quadratic equation, so that no rounding turns a
         nonnegative eigenvalue into a negative one. Those of more factors are found by iteration.
         """
-        beta, n, size = self.beta.transpose(-1, -2), self.k.shape[2], self.k.shape[-1]  # beta (B, T, G, n)
+        beta, n, size = self.beta.transpose(-1, -2), self.k.shape[2], self.k.shape[-1]
         if n == 1:
-            values = 1 - beta
+            values = 1 - beta  # beta is (B, T, G, n)
         elif n == 2 and size >= 2:
             k = self._unit_keys()
-            values = _of_two(beta, (k[..., 0, :] * k[..., 1, :]).sum(-1).square())
+            values = _of_two(beta.to(k.dtype), k[..., 0, :], k[..., 1, :])
         else:
-            small = self._on_keys(beta) if n <= size else self.matrices() if self.gate is None else self._ungated()
-            values = _by_iteration(small)
+            exact = HouseholderTransitions(self.beta.double(), self.k.double())
+            values = _by_iteration(exact._on_keys() if n <= size else exact.matrices())
         return values if self.gate is None else values * self.gate[..., None]
 
     def matrices(self) -> Tensor:
         """Return the transitions as matrices (B, T, G, K, K)."""
-        M = self._ungated()
+        k, beta = self._unit_keys(), self.beta.transpose(-1, -2)[..., None, None]  # beta (B, T, G, n, 1, 1)
+        M = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device).expand(*k.shape[:3], -1, -1)
+        for j in range(k.shape[3]):
+            column = k[..., j, :, None]
+            M = M - beta[..., j, :, :] * column @ (column.mT @ M)
         return M if self.gate is None else M * self.gate[..., None, None]
 
     def over(self, window: int) -> "HouseholderTransitions":
@@ -83,22 +87,14 @@ class HouseholderTransitions:
         dtype = torch.promote_types(self.k.dtype, torch.float32)
         return torch.nn.functional.normalize(self.k.to(dtype), dim=-1).transpose(2, 3)
 
-    def _ungated(self) -> Tensor:
-        k, beta = self._unit_keys(), self.beta.transpose(-1, -2)[..., None, None]  # beta (B, T, G, n, 1, 1)
-        M = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device).expand(*k.shape[:3], -1, -1)
-        for j in range(k.shape[3]):
-            column = k[..., j, :, None]
-            M = M - beta[..., j, :, :] * column @ (column.mT @ M)
-        return M
-
-    def _on_keys(self, beta: Tensor) -> Tensor:
+    def _on_keys(self) -> Tensor:
         """Return matrices (B, T, G, n, n) with the eigenvalues of the products on the span of their keys.
 
         The product is I - K^T C K with the keys as rows of K and C = (I + tril(diag(beta) K K^T, -1))^-1 diag(beta),
         and C K K^T has the eigenvalues of K^T C K that are not 0.
         """
         k = self._unit_keys()
-        scaled = beta[..., None] * (k @ k.mT)
+        scaled = self.beta.transpose(-1, -2)[..., None] * (k @ k.mT)
         eye = torch.eye(k.shape[3], dtype=k.dtype, device=k.device)
         return eye - torch.linalg.solve_triangular(scaled.tril(-1), scaled, upper=False, unitriangular=True)
 
@@ -112,7 +108,7 @@ class MatrixTransitions:
 
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues (B, T, G, n), complex."""
-        return _by_iteration(self.A)
+        return _by_iteration(self.A.double())
 
     def matrices(self) -> Tensor:
         """Return the matrices (B, T, G, n, n)."""
@@ -132,28 +128,35 @@ def _windows(x: Tensor, window: int) -> Tensor:
     return x[:, : count * window].unflatten(1, (count, window))
 
 
-def _of_two(beta: Tensor, square: Tensor) -> Tensor:
-    """Return the two eigenvalues of a product of two factors on the plane of their keys.
+def _of_two(beta: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the two eigenvalues of a product of two factors on the plane of their keys, (..., 2).
 
-    Its determinant is (1 - beta_1) (1 - beta_2), and its trace 2 - beta_1 - beta_2 + beta_1 beta_2 square, where
-    `square` is (k_1 . k_2)^2. If no beta is above 1, both are real and nonnegative (Proposition 1).
+    Their product is (1 - b_1) (1 - b_2) and their sum 2 - b_1 - b_2 + b_1 b_2 c^2, where c is the cosine of the angle
+    between the keys and s its sine. The discriminant is written so that nothing cancels if the keys are nearly equal:
+
+        4 root = (b_1 - b_2)^2 + b_1 b_2 c^2 ((2 - b_1) (2 - b_2) - b_1 b_2 s^2)
+
+    If no b is above 1, both eigenvalues are real and nonnegative (Proposition 1).
     """
-    determinant = (1 - beta).prod(-1)
-    half = (1 - beta.sum(-1) / 2 + beta.prod(-1) * square / 2).to(determinant.dtype)
-    root = half.square() - determinant
+    b1, b2 = beta.unbind(-1)
+    cosine = (first * second).sum(-1, keepdim=True)
+    square, sine = cosine[..., 0].square(), (first - cosine * second).square().sum(-1)
+    root = ((b1 - b2).square() + b1 * b2 * square * ((2 - b1) * (2 - b2) - b1 * b2 * sine)) / 4
+    half = 1 - (b1 + b2 - b1 * b2 * square) / 2
     shrink = (beta <= 1).all(-1)
     root = torch.where(shrink, root.clamp_min(0), root)
     half = torch.where(shrink, half.clamp_min(0), half)
     distance = root.abs().sqrt()
-    large = half + torch.where(half < 0, -distance, distance)  # without cancellation
-    small = torch.where(large == 0, 0, determinant / large)
-    real = torch.stack([large, small], -1)
-    imaginary = torch.stack([distance, -distance], -1)
+    large = half + torch.where(half < 0, -distance, distance)
+    small = torch.where(large == 0, 0, (1 - b1) * (1 - b2) / large)  # half - distance would cancel
     turns = (root < 0)[..., None]
-    return torch.complex(torch.where(turns, half[..., None], real), torch.where(turns, imaginary, 0))
+    real = torch.where(turns, half[..., None], torch.stack([large, small], -1))
+    return torch.complex(real, torch.where(turns, torch.stack([distance, -distance], -1), 0))
 
 
 def _by_iteration(M: Tensor) -> Tensor:
-    values = torch.linalg.eigvals(M)
+    """Return the eigenvalues of matrices (..., n, n), found on the CPU: a GPU takes one small matrix after another."""
+    values = torch.linalg.eigvals(M.cpu())
     real = torch.where(values.real.abs() < ROUNDING, 0, values.real)
-    return torch.complex(real, torch.where(values.imag.abs() < ROUNDING, 0, values.imag))
+    imaginary = torch.where(values.imag.abs() < ROUNDING, 0, values.imag)
+    return torch.complex(real, imaginary).to(M.device, torch.complex64)

@@ -103,6 +103,21 @@ def period_on_ones(machine: LinearRNN, letter: int, length: int = 2000) -> int |
     return period(said[0])
 
 
+def binary_counter(layers: int) -> LinearRNN:
+    """Make a stack of L layers with a = -1 or 1 whose output on 1^k has period 2^L, the longest of Theorem 2.
+
+    Layer i is bit i of a counter: it changes its sign when the bit below it carries, and carries when it is 1 again.
+    """
+    bit = Layer(
+        A=torch.tensor([[[1.0]], [[-1.0]]]),
+        b=torch.zeros(2, 1),
+        initial=torch.ones(1),
+        directions=torch.tensor([[1.0], [-1.0]]),
+        outputs=torch.tensor([[0, 0], [1, 0]]),
+    )
+    return LinearRNN((bit,) * layers)
+
+
 def random_real_stack(layers: int, seed: int) -> LinearRNN:
     """Draw a stack of layers whose transitions are diagonal, so that eigenvalues of all products are real.
 
