@@ -193,4 +193,6 @@ def _rnn(
 
 
 def _cascade(name: str, automaton: Automaton) -> Planned:
-    return Planned("4", name, "cascade", lambda device: Claim(cascade(automaton).to(device), automaton))
+    rnn = cascade(automaton)
+    layers = f"{len(rnn.layers)} layer{'s' if len(rnn.layers) > 1 else ''}"
+    return Planned("4", name, layers, lambda device: Claim(rnn.to(device), automaton))

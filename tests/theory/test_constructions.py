@@ -37,6 +37,13 @@ def test_constructions_make_no_error(name):
         assert result.drift[100] < 1e-4 < result.least_distance[0]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in PLANNED if name not in ROUNDED])
+def test_constructions_make_no_error_on_a_gpu(name):
+    result = check(PLANNED[name].make(torch.device("cuda")), words=100, length=1000, device="cuda")
+    assert result.errors == 0
+
+
 def test_the_checker_finds_the_first_error():
     follows = PLANNED["3 Z3 rotations"].make(torch.device("cpu")).automaton
     outputs = [0, 1, 1]  # it now says 1 in state 2

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,6 +28,7 @@ from lrnn.theory.construct import parity_delta_net, rotation_delta_product
 from lrnn.theory.spectra import LONGEST, eigenvalues, summarize, transitions
 from lrnn.theory.spectrum import spectrum
 
+ROOT = Path(__file__).parents[2]
 SMALL = {"vocab_size": 7, "width": 16, "layers": 2}
 MODELS = {
     "DeltaNet": lambda **o: DeltaNet(**SMALL, heads=2, **o),
@@ -167,7 +169,21 @@ def test_options_out_of_range(options, message):
         Spectrum(**options)
 
 
-def test_a_run_logs_its_spectrum(tmp_path):
+@pytest.mark.gpu
+def test_a_compiled_run_on_a_gpu_logs_its_spectrum(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    fit([
+        "--config=conf/parity.yaml", f"--run_dir={tmp_path}/run", "--trainer.accelerator=gpu", "--trainer.max_steps=40",
+        "--trainer.callbacks=[]", "--trainer.callbacks+=callbacks.Spectrum", "--trainer.callbacks.every=20",
+        "--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false",
+    ])  # fmt: skip
+    folder = next((tmp_path / "run").rglob("events.out.tfevents.*")).parent
+    least = EventAccumulator(str(folder)).Reload().Scalars("eigenvalues/least")
+    assert [event.step for event in least] == [20, 40] and all(-1 <= event.value < 0.1 for event in least)
+
+
+def test_a_run_logs_its_spectrum(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
     run = tmp_path / "run"
     fit([
         "--config=conf/parity.yaml", f"--run_dir={run}", "--model.eigenvalue_range=[0,1]", "--trainer.max_steps=4",
