@@ -1,6 +1,6 @@
 """What linear RNNs cannot do, as experiments (Theorems 1 and 2), and Proposition 1 as checks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import permutations
 
@@ -20,8 +20,7 @@ BLOCK = 256  # states that are computed at once
 def length_until_constant(model: LanguageModel, token: int, longest: int) -> dict[str, int | None]:
     """Return after how many equal tokens the state of a model of one layer stays the same, when cast to each dtype.
 
-    The states are computed in float64, and cast afterwards, as in the proof of Theorem 1. The transition of a constant
-    input is constant: h_k = A h_(k-1) + h_1 with h_0 = 0.
+    The states are computed in float64, and cast afterwards, as in the proof of Theorem 1.
 
     Args:
         model: a model of one layer, without a convolution.
@@ -30,6 +29,28 @@ def length_until_constant(model: LanguageModel, token: int, longest: int) -> dic
 
     Returns:
         For each dtype the length, or None if the state still changes after `longest` tokens.
+    """
+    changed = dict.fromkeys(DTYPES, 0)
+    for start, states in _states_on_ones(model, token, longest):
+        moves = states.diff(dim=0).abs() > ROUNDING * states.abs().max()
+        for name, dtype in DTYPES.items():
+            differs = ((states[1:].to(dtype) != states[:-1].to(dtype)) & moves).flatten(1).any(1)
+            if differs.any():
+                changed[name] = start + int(differs.nonzero()[-1]) + 1
+    return {name: None if last > longest - BLOCK else last for name, last in changed.items()}
+
+
+def changes_on_ones(model: LanguageModel, token: int, length: int) -> Tensor:
+    """Return |h_k - h_(k-1)| / max |h| for k = 1, ..., length, as the model of one layer reads equal tokens."""
+    blocks = [states.diff(dim=0).flatten(1).norm(dim=1) for _, states in _states_on_ones(model, token, length)]
+    largest = max(states.flatten(1).norm(dim=1).max() for _, states in _states_on_ones(model, token, length))
+    return torch.cat(blocks)[:length] / largest
+
+
+def _states_on_ones(model: LanguageModel, token: int, longest: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield blocks of states h_k, ..., h_(k + BLOCK) as (k, (BLOCK + 1, G, n, V)), in float64.
+
+    The transition of a constant input is constant, so h_k = A h_(k-1) + h_1 with h_0 = 0.
     """
     (one,) = transitions(model.double(), torch.tensor([[token]])).values()
     A = one.matrices()[0, 0].double()  # (G, n, n)
@@ -41,17 +62,18 @@ def length_until_constant(model: LanguageModel, token: int, longest: int) -> dic
         sums.append(sums[-1] + powers[-1])
         powers.append(powers[-1] @ A)
     A_j, terms = torch.stack(powers), torch.stack(sums) @ first
-    h, changed = torch.zeros_like(first), dict.fromkeys(DTYPES, 0)
+    h = torch.zeros_like(first)
     for start in range(0, longest, BLOCK):
-        states = torch.cat([h[None], A_j @ h + terms])  # h_start, ..., h_(start + BLOCK)
-        moves = states.diff(dim=0).abs() > ROUNDING * states.abs().max()
-        for dtype_name, dtype in DTYPES.items():
-            differs = (states[1:].to(dtype) != states[:-1].to(dtype)) & moves
-            differs = differs.flatten(1).any(1)
-            if differs.any():
-                changed[dtype_name] = start + int(differs.nonzero()[-1]) + 1
+        states = torch.cat([h[None], A_j @ h + terms])
+        yield start, states
         h = states[-1]
-    return {key: None if last > longest - BLOCK else last for key, last in changed.items()}
+
+
+RANDOM_LAYERS: dict[str, Callable[[], LanguageModel]] = {
+    "DeltaNet": lambda: DeltaNet(eigenvalue_range=(0, 1), width=16, layers=1, heads=2, conv_size=0),
+    "Mamba": lambda: Mamba(eigenvalue_range=(0, 1), width=16, layers=1, state_size=4, conv_size=0),
+    "Diagonal": lambda: Diagonal(eigenvalue_range=(0, 1), width=16, layers=1),
+}
 
 
 @dataclass
@@ -70,13 +92,8 @@ class Certificate:
 
 def certificates(layers: int = 10, longest: int = 2**16) -> list[Certificate]:
     """Draw random layers with eigenvalues in [0, 1], as they are when training starts, and read 1^k (Theorem 1)."""
-    makers: dict[str, Callable[[], LanguageModel]] = {
-        "DeltaNet": lambda: DeltaNet(eigenvalue_range=(0, 1), width=16, layers=1, heads=2, conv_size=0),
-        "Mamba": lambda: Mamba(eigenvalue_range=(0, 1), width=16, layers=1, state_size=4, conv_size=0),
-        "Diagonal": lambda: Diagonal(eigenvalue_range=(0, 1), width=16, layers=1),
-    }
     found = []
-    for name, make in makers.items():
+    for name, make in RANDOM_LAYERS.items():
         one = Certificate(name, (0, 1), layers, dict.fromkeys(DTYPES, 0), dict.fromkeys(DTYPES, 0))
         for seed in range(layers):
             torch.manual_seed(seed)

@@ -20,7 +20,8 @@ from lrnn.runtime.instantiate import instantiate
 from lrnn.theory.spectra import eigenvalues, summarize
 
 MOST_NAMED = 8  # tokens that get a colour of their own
-MOST_POINTS = 20_000  # of the picture of products
+SQUARE = 0.02  # eigenvalues that are this close are one dot
+LARGEST_DOT = 300  # square points, of a dot that holds all
 
 
 def spectrum(
@@ -64,7 +65,7 @@ def spectrum(
                     run, name, f"{count}", f"{one.least:.4f}", f"{one.share_negative:.1%}", f"{one.share_complex:.1%}",
                     f"{one.distance_from_1:.4f}", f"{one.horizon:,.0f}",
                 )  # fmt: skip
-        title = f"{type(model).__name__} on {type(data).__name__}"
+        title = f"{type(model).__name__} on {type(data).__name__} ({Path(run).name})"
         _draw_single(row[0], single, tokens, read, title)
         _draw_products(row[1], torch.cat([x[inside].flatten() for x in products.values()]), window)
     Console().print(table)
@@ -103,23 +104,33 @@ def _windows(x: Tensor, window: int) -> Tensor:
 
 
 def _draw_single(axes: Axes, values: dict[str, Tensor], tokens: Tensor, read: Tensor, title: str) -> None:
-    """Draw a histogram of the real parts, a colour for each of the commonest tokens."""
+    """Draw where the real parts are, a row for each of the commonest tokens; a larger dot holds a larger share."""
     count = torch.bincount(tokens[read])
     common = sorted(count.nonzero()[:, 0].tolist(), key=lambda token: -int(count[token]))
-    named, rest = sorted(common[:MOST_NAMED]), common[MOST_NAMED:]
-    groups = {f"token {token}": read & (tokens == token) for token in named}
-    if rest:
-        groups["others"] = read & torch.isin(tokens, torch.tensor(rest))
-    real = [x.real if x.is_complex() else x for x in values.values()]
-    parts = [torch.cat([x[mask].flatten() for x in real]) for mask in groups.values()]
-    axes.hist([part.numpy() for part in parts], bins=60, range=(-1.02, 1.02), stacked=True, label=list(groups))
-    axes.set(title=f"{title}: single tokens", xlabel="eigenvalue", ylabel="number", yscale="log")
-    axes.legend(fontsize="x-small")
+    rows = {str(token): read & (tokens == token) for token in sorted(common[:MOST_NAMED])}
+    if common[MOST_NAMED:]:
+        rows["others"] = read & torch.isin(tokens, torch.tensor(common[MOST_NAMED:]))
+    for i, mask in enumerate(rows.values()):
+        real = torch.cat([(x.real if x.is_complex() else x)[mask].flatten() for x in values.values()])
+        places, share = _shares(real.to(torch.complex64))
+        axes.scatter(places.real, torch.full(places.shape, i), s=LARGEST_DOT * share, color=f"C{i}")
+    axes.axvline(0, color="0.7", linewidth=0.8)
+    axes.set(title=f"{title}: single tokens", xlabel="eigenvalue", ylabel="token", xlim=(-1.15, 1.15))
+    axes.set(ylim=(len(rows) - 0.5, -0.5))
+    axes.set_yticks(range(len(rows)), list(rows))
 
 
 def _draw_products(axes: Axes, values: Tensor, window: int) -> None:
+    """Draw eigenvalues in the complex plane; a larger dot holds a larger share."""
     circle = torch.linspace(0, 2 * torch.pi, 200)
     axes.plot(circle.cos(), circle.sin(), color="0.7", linewidth=0.8)
-    values = values[:: max(1, len(values) // MOST_POINTS)].to(torch.complex64)
-    axes.plot(values.real, values.imag, ".", markersize=2, alpha=0.3)
+    places, share = _shares(values.to(torch.complex64))
+    axes.scatter(places.real, places.imag, s=LARGEST_DOT * share)
     axes.set(title=f"products of {window} tokens", xlabel="real part", ylabel="imaginary part", aspect="equal")
+    axes.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+
+
+def _shares(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the occupied squares of a grid, as complex numbers, and the share of the values in each."""
+    squares = torch.view_as_real(values).div(SQUARE).round().unique(dim=0, return_counts=True)
+    return torch.view_as_complex(squares[0] * SQUARE), squares[1] / len(values)

@@ -13,14 +13,17 @@ from typing import Any, Literal
 import torch
 from matplotlib.figure import Figure
 
+from lrnn.ops import Form
 from lrnn.runtime.errors import ConfigError
-from lrnn.theory.check import Result, check
+from lrnn.theory.check import ModelMachine, Result, check
 from lrnn.theory.claims import MODULI, Planned, cascades, explicit, models
 from lrnn.theory.construct import parity_delta_net
 from lrnn.theory.limits import (
     DTYPES,
+    RANDOM_LAYERS,
     binary_counter,
     certificates,
+    changes_on_ones,
     length_until_constant,
     period_on_ones,
     proposition_1,
@@ -51,6 +54,7 @@ def theorems(
     cascade_length: int = 10_000,
     automata: int = 50,
     device: Literal["cpu", "cuda"] = "cpu",
+    form: Form = "auto",
     out: str = "runs/theory",
 ) -> None:
     """Check the constructions of the paper's theorems on random words; end with status 1 if one makes an error.
@@ -63,6 +67,7 @@ def theorems(
         cascade_length: Letters in a word of a cascade.
         automata: Number of random automata that are made into cascades.
         device: Device that the words run on. On a CPU, each core runs a construction.
+        form: Form that the ops of the architectures run in.
         out: Folder for theorems.md, theorems.json, and figures.
     """
     lengths = {"length": length, "parity_length": parity_length, "explicit_length": explicit_length}
@@ -86,14 +91,14 @@ def theorems(
             letters = parity_length if one.parity else length
             if not one.parity and name != MODELS:
                 letters = cascade_length if name == "Cascades" else explicit_length
-            jobs.append(_job(one, words, letters, place, distances=name != "Cascades"))
+            jobs.append(_job(one, words, letters, place, form, distances=name != "Cascades"))
     found = iter(_run_all([*jobs, _theorem_1, _theorem_2, proposition_1], place))
     rows = {name: [next(found) for _ in planned] for name, planned in tables.items()}
     limits = {"theorem_1": next(found), "theorem_2": next(found), "proposition_1": next(found)}
     seconds = time.perf_counter() - start
     settings = {**sizes, "device": _name(place), "seconds": round(seconds)}
     _write(Path(out), rows, limits, settings)
-    print(f"{seconds:.0f} s; written to {out}: theorems.md, theorems.json, distances.png")
+    print(f"{seconds:.0f} s; written to {out}: theorems.md, theorems.json, distances.png, convergence.png")
     wrong = [f"{row.name} ({row.made_of})" for name, table in rows.items() for row in table if _fails(name, row)]
     if wrong:
         raise SystemExit(f"error: {len(wrong)} constructions made errors: {', '.join(wrong)}")
@@ -104,9 +109,16 @@ def _fails(table: str, row: Row) -> bool:
     return row.result.errors > 0 and (not table.endswith("bfloat16") or row.name == "parity")
 
 
-def _job(one: Planned, words: int, letters: int, device: torch.device, distances: bool) -> Callable[[], Row]:
+def _job(
+    one: Planned, words: int, letters: int, device: torch.device, form: Form, distances: bool
+) -> Callable[[], Row]:
     def run() -> Row:
-        result = check(one.make(device), words, letters, device, distances=distances)
+        claim = one.make(device)
+        if isinstance(claim.machine, ModelMachine):
+            for module in claim.machine.model.modules():
+                if hasattr(module, "form"):
+                    vars(module)["form"] = form
+        result = check(claim, words, letters, device, distances=distances)
         verdict = "exact" if result.errors == 0 else f"{result.errors} errors,"
         print(f"Theorem {one.theorem:4} {one.name:28} {one.made_of:36} {verdict} to {result.exact:,}", flush=True)
         return Row(one.theorem, one.name, one.made_of, result)
@@ -177,6 +189,7 @@ def _write(folder: Path, rows: dict[str, list[Row]], limits: dict[str, Any], set
     (folder / "theorems.json").write_text(json.dumps(record | limits, indent=1) + "\n")
     (folder / "theorems.md").write_text(_report(rows, limits, settings))
     _distance_figure(rows).savefig(folder / "distances.png", dpi=150)
+    _convergence_figure().savefig(folder / "convergence.png", dpi=150)
 
 
 def _report(rows: dict[str, list[Row]], limits: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -278,6 +291,28 @@ def _limits(limits: dict[str, Any]) -> str:
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     rule = ["---"] * len(header)
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines)) + "\n"
+
+
+def _convergence_figure() -> Figure:
+    """Draw how much the states of layers change at token k of 1^k (Theorem 1)."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for i, (name, make) in enumerate(RANDOM_LAYERS.items()):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            changes = changes_on_ones(make(), 2, 2**14)
+            label = f"{name} [0, 1], 3 random layers" if seed == 0 else None
+            axes.plot(range(1, len(changes) + 1), changes, color=f"C{i}", linewidth=1, label=label)
+    changes = changes_on_ones(parity_delta_net(), 2, 2**14)
+    axes.plot(
+        range(1, len(changes) + 1), changes, color="C3", linewidth=2, label="DeltaNet, constructed parity, beta = 2"
+    )
+    for name, bits in (("float32", 24), ("bfloat16", 8)):
+        axes.axhline(2.0**-bits, color="0.6", linewidth=0.8, linestyle=":")
+        axes.annotate(f"rounding of {name}", (1, 2.0**-bits), fontsize="x-small", va="bottom")
+    axes.set(xscale="log", yscale="log", ylim=(1e-9, 3), xlabel="k, tokens of 1^k", ylabel="|h(k) - h(k-1)| / max |h|")
+    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
 
 
 def _distance_figure(rows: dict[str, list[Row]]) -> Figure:
