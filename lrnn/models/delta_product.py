@@ -122,6 +122,10 @@ class DeltaProductMixer(Mixer):
             logits = logits + self.beta_bias
         return self.beta_scale * torch.sigmoid(logits.unflatten(-1, (self.reflections, self.heads)))
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.out_proj.in_features * self.norm.normalized_shape[0]
+
     def recurrence_flops(self, context: int) -> int:
         """Count two passes over the state for each reflection, which reads and writes it, and one for q."""
         passes = 2 * self.reflections + 1

@@ -46,6 +46,10 @@ class DiagonalMixer(Mixer):
         scale = x.shape[-1] ** -0.5
         return DiagonalTransitions(self.gate(at_least_float32(self.transition_proj(x)) * (STEEPNESS * scale)))
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.input_proj.out_features
+
 
 class Diagonal(Architecture, mixer=DiagonalMixer, width=10):
     """Diagonal linear RNN with transition eigenvalues in (0, 1) or (-1, 1)."""

@@ -54,6 +54,10 @@ class FullMatrixMixer(Mixer):
         A = at_least_float32(self.transition_proj(x)).unflatten(-1, (1, width, width))
         return MatrixTransitions(A * width**-0.5)
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.input_proj.in_features
+
     def recurrence_flops(self, context: int) -> int:
         """Count the products A h and B x."""
         return 4 * self.input_proj.in_features**2

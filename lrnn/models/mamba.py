@@ -96,6 +96,10 @@ class MambaMixer(Mixer):
         a = s * torch.exp(dt[..., None] * -torch.exp(at_least_float32(self.A_log))) - (s - 1)
         return DiagonalTransitions(a.flatten(2))
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.A_log.numel()
+
     def recurrence_flops(self, context: int) -> int:
         """Count about 9 operations for each number of the state."""
         return 9 * self.A_log.numel()
