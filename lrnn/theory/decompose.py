@@ -38,7 +38,7 @@ def automaton(
     numbers = None if word is None else machine.numbers_of(word)
     parts, rnn = Decomposition(machine), cascade(machine)
     print(f"{len(machine.table)} states, {len(machine.table[0])} letters, {len(parts.sets)} image sets")
-    print(f"{parts.levels} heights, {len(rnn.layers)} layers with states of {[len(x.initial) for x in rnn.layers]}")
+    print(f"heights: {parts.levels}; layers: {len(rnn.layers)}, with states of {[len(x.initial) for x in rnn.layers]}")
     if numbers is not None and len(numbers):
         said, _ = rnn.read(torch.from_numpy(numbers)[None], rnn.start(1))
         print(f"{word}: {' '.join(map(str, said[0].tolist()))}")

@@ -168,6 +168,7 @@ def test_theorems_writes_its_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lrnn.theory.theorems.proposition_1", lambda: {"norm": 1.0})
     monkeypatch.setattr("lrnn.theory.theorems.certificates", lambda: [])
     monkeypatch.setattr("lrnn.theory.theorems.DEEPEST", 1)
+    monkeypatch.setattr("lrnn.theory.theorems.RANDOM_LAYERS", {})
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     theorems(words=2, length=20, parity_length=30, explicit_length=10, cascade_length=10, automata=1, out=str(tmp_path))
     record = json.loads((tmp_path / "theorems.json").read_text())

@@ -20,6 +20,7 @@ from lrnn.models import (
     FullMatrix,
     Hybrid,
     Mamba,
+    TokenMatrices,
     Transformer,
 )
 from lrnn.models.transitions import HouseholderTransitions
@@ -40,12 +41,16 @@ MODELS = {
     "Diagonal": lambda **o: Diagonal(**SMALL, **o),
     "MLSTM": lambda **o: MLSTM(**SMALL, heads=2, **o),
 }
+UNBOUNDED = {
+    "FullMatrix": lambda: FullMatrix(vocab_size=7, width=6, layers=2),
+    "TokenMatrices": lambda: TokenMatrices(vocab_size=7, matrix_size=4),
+}
 RANGED = [(name, eigenvalue_range) for name in MODELS for eigenvalue_range in ((0, 1), (-1, 1))]
 
 
 def model_and_tokens(name, **options):
     torch.manual_seed(1)
-    model = MODELS[name](**options) if name != "FullMatrix" else FullMatrix(vocab_size=7, width=6, layers=2)
+    model = (MODELS | UNBOUNDED)[name](**options)
     with torch.no_grad():
         for parameter in model.parameters():  # far from the start of training, where all eigenvalues are alike
             parameter.add_(0.5 * torch.randn_like(parameter))
@@ -58,7 +63,7 @@ def nearest(found, expected):
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])
-@pytest.mark.parametrize("name, eigenvalue_range", [*RANGED, ("FullMatrix", None)])
+@pytest.mark.parametrize("name, eigenvalue_range", [*RANGED, *((name, None) for name in UNBOUNDED)])
 def test_eigenvalues_are_those_of_the_matrices(name, eigenvalue_range, window):
     options = {} if eigenvalue_range is None else {"eigenvalue_range": eigenvalue_range}
     model, tokens = model_and_tokens(name, **options)
@@ -78,7 +83,7 @@ def test_eigenvalues_are_those_of_the_matrices(name, eigenvalue_range, window):
         assert nearest(found, expected) < tolerance
 
 
-@pytest.mark.parametrize("name, eigenvalue_range", [*RANGED, ("FullMatrix", None)])
+@pytest.mark.parametrize("name, eigenvalue_range", [*RANGED, *((name, None) for name in UNBOUNDED)])
 def test_transitions_are_what_moves_the_state(name, eigenvalue_range):
     options = {} if eigenvalue_range is None else {"eigenvalue_range": eigenvalue_range}
     model, _ = model_and_tokens(name, **options)
