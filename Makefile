@@ -44,6 +44,9 @@ pretrain-smoke: setup ## Prepare real text without a network, train a small Delt
 	@rm -rf runs/pretrain_smoke/hf
 	@$(RUN) -m lrnn.export --run_dir=runs/pretrain_smoke --out=runs/pretrain_smoke/hf
 
+theory: setup ## Check the paper's theorems: their constructions against automata, on a CPU in two minutes
+	@$(RUN) -m lrnn.theory theorems
+
 tensorboard: setup ## Open the runs in TensorBoard
 	@.venv/bin/tensorboard --logdir runs
 
@@ -71,4 +74,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity table-quick table pretrain-smoke tensorboard test test-quick test-gpu torture bench lint format
+.PHONY: help setup parity table-quick table pretrain-smoke theory tensorboard test test-quick test-gpu torture bench lint format
