@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.best_weights import BestWeights
 from callbacks.contract import length_task, members_of
+from callbacks.dashboard.card import log_figure
 from callbacks.scorer import scorer
 from lrnn.evaluate.length_figure import length_figure
 from lrnn.evaluate.scoring import Scores, as_record
@@ -107,7 +108,5 @@ class LengthGeneralization(L.Callback):
         if not (trainer.is_global_zero and trainer.logger):
             return
         trainer.logger.log_metrics({f"length/{n}": value for n, value in curve.items()}, trainer.global_step)
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_figure"):
-            figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
-            writer.add_figure("length_generalization", figure, trainer.global_step)
+        figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
+        log_figure(trainer, "length_generalization", figure)
