@@ -138,7 +138,7 @@ class FitCLI(LightningCLI):
             ]
         }
         kwargs["default_root_dir"] = run_dir  # where callbacks write
-        if self.config.trainer.logger is None:
+        if self.config.trainer.logger in (None, True):
             kwargs["logger"] = Dashboard(run_dir, ["python", "-m", "lrnn.fit", *self.arguments])
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:

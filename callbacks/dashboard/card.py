@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 SIZE = (4.2, 2.1)  # inches; a card is twice as wide as high, and 350 to 470 pixels wide
@@ -18,7 +19,7 @@ def log_figure(trainer: L.Trainer, tag: str, figure: Figure) -> None:
 
 
 def fit_card(figure: Figure) -> Figure:
-    """Return the figure in the size of a card, with the legend of its axes in one row above them."""
+    """Return the figure in the size of a card, with the legend of its axes above them, where it covers nothing."""
     figure.set(size_inches=SIZE, dpi=DPI)
     figure.set_layout_engine("constrained")
     for axes in figure.axes:
@@ -26,6 +27,17 @@ def fit_card(figure: Figure) -> Figure:
         legend = axes.get_legend()
         if legend is not None:
             legend.remove()
-            lines, names = axes.get_legend_handles_labels()
-            figure.legend(lines, names, loc="outside upper left", ncols=len(names), frameon=False, fontsize="small")
+            _legend_above(figure, axes)
     return figure
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    """Add the legend of the axes in as many columns as the figure is wide enough for."""
+    lines, names = axes.get_legend_handles_labels()
+    for columns in range(len(names), 0, -1):
+        legend = figure.legend(
+            lines, names, loc="outside upper left", ncols=columns, frameon=False, fontsize="small", columnspacing=1
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
