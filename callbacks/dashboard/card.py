@@ -38,6 +38,6 @@ def _legend_above(figure: Figure, axes: Axes) -> None:
         legend = figure.legend(
             lines, names, loc="outside upper left", ncols=columns, frameon=False, fontsize="small", columnspacing=1
         )
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+        if columns == 1 or legend.get_window_extent().width <= 0.97 * figure.bbox.width:
             return
         legend.remove()

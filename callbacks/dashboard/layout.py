@@ -15,8 +15,8 @@ CHARTS = {
     "Length generalization": {
         "scaled accuracy at each length": r"length/\d+$",
         "scaled accuracy on the test lengths": r"length/(test|selection)$",
-        "share of sequences whose labels up to a position are all right": r"sequence_accuracy/",
-        "share of labels at a position that are right": r"label_accuracy/",
+        "share of sequences that are right up to a position": r"sequence_accuracy/",
+        "share of labels that are right at a position": r"label_accuracy/",
     },
     "Text": {
         "validation perplexity": r"val/perplexity$",
