@@ -47,8 +47,8 @@ pretrain-smoke: setup ## Prepare real text without a network, train a small Delt
 theory: setup ## Check the paper's theorems: their constructions against automata, on a CPU in two minutes
 	@$(RUN) -m lrnn.theory theorems
 
-tensorboard: setup ## Open the runs in TensorBoard
-	@.venv/bin/tensorboard --logdir runs
+tensorboard: setup ## Show the runs in TensorBoard, and print the address of their charts
+	@.venv/bin/tensorboard --logdir runs 2>&1 | sed -u 's|http://[^ ]*/|&\#custom_scalars\&_smoothingWeight=0|'
 
 test: setup ## Run all tests that need no GPU
 	@$(RUN) -m pytest
