@@ -64,6 +64,7 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         validation, test = SCORES[run.learning_rate, run.seed]
         result = {"validation_scaled_accuracy": validation, "scaled_accuracy": test}
         result["scaled_accuracy_at"] = {"40": test, "1024": test + 0.1}
+        result |= {"sequence_accuracy": test / 2, "sequence_accuracy_at": {"40": test / 2, "1024": test / 4}}
         (run.folder / "length_generalization.json").write_text(json.dumps(result))
         run.add_seconds(10 * run.seed + 9)
         run.add_seconds(1)
@@ -82,6 +83,11 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     assert "DeltaNet [-1, 1]" in capsys.readouterr().out
     assert (out / "modular_arithmetic.png").read_bytes().startswith(b"\x89PNG")
     assert not (out / "parity.png").exists()
+
+    table(str(tmp_path / "sweep"), str(tmp_path / "sequences"), measure="sequence_accuracy")
+    text = (tmp_path / "sequences/table.md").read_text()
+    assert "| DeltaNet [-1, 1] | 0.200/0.100 | 0.200 0.100 0.050 | 0.050 | 20 | 0.001 | 12,000 |" in text
+    assert "paper" not in text and "tested on 40 to 256 (100 sequences).\n" in text
 
     with (out / "table.csv").open() as file:
         cell, not_run, _ = csv.DictReader(file)
