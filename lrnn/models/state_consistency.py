@@ -52,8 +52,8 @@ class StateConsistency(nn.Module):
             raise ValueError(f"model.state_consistency: must be 0 or a positive number, got {strength}")
         if not start > 0:
             raise ValueError(f"model.consistency_start: must be above 0, got {start}")
-        if not ramp >= 0:
-            raise ValueError(f"model.consistency_ramp: must be at least 0, got {ramp}")
+        if not 0 <= ramp < math.inf:
+            raise ValueError(f"model.consistency_ramp: must be at least 0 and finite, got {ramp}")
         if not size:
             raise ValueError(
                 "model.state_consistency: must be 0, as no mixer of this model has a recurrent state that can be "
