@@ -42,8 +42,10 @@ class Finished:
 
     @property
     def curve(self) -> dict[int, float]:
-        """Accuracy at each sequence length."""
-        return {int(length): score for length, score in self.result[f"{self.measure}_at"].items()}
+        """Accuracy at each sequence length; the test set's too, if it has one length."""
+        shortest, longest = self.result.get("test_lengths", (0, 1))
+        test = {longest: self.test} if shortest == longest else {}
+        return {int(length): score for length, score in self.result[f"{self.measure}_at"].items()} | test
 
     @cached_property
     def configuration(self) -> dict[str, Any]:

@@ -45,6 +45,12 @@ def test_equal_medians_and_missing_seeds():
     assert select([]) == []
 
 
+def test_a_test_set_of_one_length_is_on_the_curve():
+    run, result = CELL.runs("nowhere")[0], {"sequence_accuracy": 0.25, "sequence_accuracy_at": {"64": 1.0}}
+    for lengths, more in (([4096, 4096], {4096: 0.25}), ([40, 4096], {})):
+        assert Finished(run, result | {"test_lengths": lengths}, "sequence_accuracy").curve == {64: 1.0, **more}
+
+
 def test_median_deviation():
     assert median_deviation([0.1, 0.4, 0.2]) == pytest.approx(0.1)
     assert median_deviation([1.0]) == 0
