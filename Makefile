@@ -29,6 +29,10 @@ parity: setup ## Train DeltaNet and Mamba with either eigenvalue range on parity
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/parity.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/parity --lengths=[1024,16384]
 
+groups: setup ## Train S3 and swaps of S5 with and without state consistency, and with [0, 1]; table and picture
+	@$(RUN) -m lrnn.sweep --config conf/sweeps/groups_cpu.yaml
+	@$(RUN) -m lrnn.table --run_dir=runs/groups --measure=sequence_accuracy --lengths=[64,512,2048]
+
 table-quick: setup ## Train every task and architecture in small, on a CPU, and print the paper's table of them
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/table_quick.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/table_quick
@@ -74,4 +78,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity table-quick table pretrain-smoke theory tensorboard test test-quick test-gpu torture bench lint format
+.PHONY: help setup parity groups table-quick table pretrain-smoke theory tensorboard test test-quick test-gpu torture bench lint format
