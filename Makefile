@@ -69,6 +69,9 @@ torture: setup ## Interrupt 100 tiny runs at random, resume them, and compare ev
 bench: setup ## Time ours beside a baseline: on a GPU kernels and training steps, else the CPU forms
 	@$(RUN) -m lrnn.bench
 
+kernels: setup ## Compile every kernel for A100s to B200s on a CPU, and hold memory and registers against their limits
+	@$(RUN) -m lrnn.bench.compile
+
 lint: setup ## Check style and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -78,4 +81,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity groups table-quick table pretrain-smoke theory tensorboard test test-quick test-gpu torture bench lint format
+.PHONY: help setup parity groups table-quick table pretrain-smoke theory tensorboard test test-quick test-gpu torture bench kernels lint format

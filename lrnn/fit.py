@@ -38,6 +38,7 @@ from callbacks.gradient_order import GradientOrder
 from data import DataError
 from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
+from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
@@ -103,6 +104,7 @@ class FitCLI(LightningCLI):
         if steps < 1:
             raise ConfigError(f"trainer.max_steps: must be at least 1, since the schedule ends there, got {steps}")
         check_devices(self.config.trainer.accelerator, self.config.trainer.devices)
+        check_card(self.config.trainer.accelerator, self.config.model.get("init_args", {}).get("form"))
         nodes, root = self.config.trainer.num_nodes, self.config.trainer.default_root_dir
         if root is not None and Path(root) != run_dir:
             raise ConfigError(f"trainer.default_root_dir: is run_dir, {run_dir}; set run_dir instead, got {root}")
