@@ -14,7 +14,7 @@ class Scorer(Protocol):
         """Score `samples` sequences of lengths from `shortest` to `longest`."""
 
 
-def scorer(trainer: L.Trainer, model: L.LightningModule, segment: int) -> Scorer:
+def scorer(trainer: L.Trainer, model: L.LightningModule, segment: int | None) -> Scorer:
     """Return `lrnn.evaluate.scoring.score` with the trainer's data, device, precision and ranks."""
     return partial(
         score,

@@ -6,6 +6,7 @@ y       = W_o RMSNorm(delta_rule(q, k, v, beta))
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.models.architecture import Architecture
@@ -13,7 +14,15 @@ from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.gate_saturation import saturation_of_logits
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
-from lrnn.ops import at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
+from lrnn.ops import (
+    at_least_float32,
+    delta_rule,
+    delta_rule_state,
+    linear,
+    qkv_convolution,
+    range_scale,
+    unit_heads,
+)
 
 
 class DeltaNetMixer(Mixer):
@@ -79,6 +88,19 @@ class DeltaNetMixer(Mixer):
             beta = beta / k_square.clamp_min(0.5)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
+
+    def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
+        if self.conv.kernel_size or x.is_cuda:
+            return super().advance(x, state)
+        conv_state, S = state if state is not None else (x[:, :0], None)
+        channels = self.splits[0] // 3
+        kv, logits = linear(x, self.in_proj.weight[channels:]).split([2 * channels, self.heads], dim=-1)
+        k, v = (y.unflatten(-1, (self.heads, -1)) for y in F.silu(kv).chunk(2, dim=-1))
+        k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
+        beta = self.beta_scale * torch.sigmoid(at_least_float32(logits))
+        if k.element_size() < 4:
+            beta = beta / k.float().square().sum(-1).clamp_min(0.5)
+        return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
 
     def recurrence_flops(self, context: int) -> int:
         """Count three passes over the state: it is read for k, written, and read for q."""

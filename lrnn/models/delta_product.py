@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lrnn.models.architecture import Architecture
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
-from lrnn.ops import at_least_float32, delta_product, range_scale
+from lrnn.ops import at_least_float32, delta_product, range_scale, softplus
 
 
 class DeltaProductMixer(Mixer):
@@ -92,7 +92,7 @@ class DeltaProductMixer(Mixer):
         beta = self._beta(logits, k)
         log_gate = None
         if self.forget_gate:
-            log_gate = -self.A_log.exp() * F.softplus(at_least_float32(gate) + self.dt_bias)
+            log_gate = -self.A_log.exp() * softplus(at_least_float32(gate) + self.dt_bias)
         o, S = delta_product(q, k, v, beta, log_gate, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 

@@ -113,9 +113,15 @@ class LanguageModel(L.LightningModule):
     def vocab_size(self) -> int:
         return self.backbone.head.out_features
 
-    def forward(self, tokens: Tensor, state: list[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
-        """Map tokens (B, T), and the state after the tokens before them, to logits (B, T, vocab_size) and a state."""
-        return self.backbone(tokens, state)
+    def forward(
+        self, tokens: Tensor, state: list[BlockState] | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, list[BlockState]]:
+        """Map tokens (B, T), and the state after the tokens before them, to logits (B, T, vocab_size) and a state.
+
+        With `positions` (B, P), the logits (B, P, vocab_size) are those at these tokens. P may be 0, where only the
+        state is needed.
+        """
+        return self.backbone(tokens, state, positions)
 
     def step(self, token: Tensor, state: list[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
         """Map one token a sequence (B,) to logits (B, vocab_size) and the new state.

@@ -60,6 +60,10 @@ class Mixer(nn.Module, ABC):
             tensor of a state has the batch in its first dimension.
         """
 
+    def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
+        """Return the state after T tokens, as `forward` does, where no token's branch and no gradient are needed."""
+        return self(x, state)[1]  # type: ignore[no-any-return]  # a module's call is untyped
+
     def recurrence_flops(self, context: int) -> int:
         """Floating-point operations a token, forward, beside those of the weights; 0 if they are negligible.
 
