@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrnn.evaluate.contract import LabelledTokens, LengthTask, RecurrentModel
 from lrnn.evaluate.metrics import IGNORE, LabelAccuracy, ScaledAccuracy, SequenceAccuracy
@@ -103,18 +103,19 @@ def _predict(
     precision: Callable[[], AbstractContextManager[Any]],
 ) -> Tensor:
     """The likeliest token of the whole vocabulary at each scored position (B, T); at others it may be any."""
-    select = "positions" in inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters
+    read: Callable[..., Any] = model
+    select = "positions" in inspect.signature(getattr(model, "forward", model)).parameters
     state, predictions = None, []
     for part, here in zip(inputs.split(segment, 1), scored.split(segment, 1), strict=True):
         part = part.to(device)
         positions = _positions(here) if select else None
         with precision():
             if positions is None:
-                logits, state = model(part, state)
+                logits, state = read(part, state)
                 predictions.append(logits.argmax(-1))
             else:
                 positions = positions.to(device)
-                logits, state = model(part, state, positions)
+                logits, state = read(part, state, positions=positions)
                 predictions.append(torch.zeros_like(part).scatter_(1, positions, logits.argmax(-1)))
     return torch.cat(predictions, 1)
 

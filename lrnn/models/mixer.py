@@ -62,7 +62,8 @@ class Mixer(nn.Module, ABC):
 
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
         """Return the state after T tokens, as `forward` does, where no token's branch and no gradient are needed."""
-        return self(x, state)[1]  # type: ignore[no-any-return]  # a module's call is untyped
+        after: MixerState = self(x, state)[1]
+        return after
 
     def recurrence_flops(self, context: int) -> int:
         """Floating-point operations a token, forward, beside those of the weights; 0 if they are negligible.

@@ -17,11 +17,6 @@ LINEAR = 20.0  # softplus(x) = x above it, as in torch.nn.functional.softplus
 SERIES = -9.0  # below it log1p(z) is z - z^2 / 2, to the rounding of float32
 
 
-def least_exponent(dtype: torch.dtype) -> float:
-    """Return the least integer whose exponential is a normal number: -87 in float32, -708 in float64."""
-    return math.ceil(math.log(torch.finfo(dtype).tiny))
-
-
 def softplus(x: Tensor) -> Tensor:
     """Compute log(1 + exp(x)), elementwise, as torch.nn.functional.softplus does.
 

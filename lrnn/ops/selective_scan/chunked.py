@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lrnn.ops.common.underflow import FLOOR, least_exponent
+from lrnn.ops.common.underflow import FLOOR
 
 CACHE_ELEMENTS = 2**20  # of a (chunk, batch, N, D) tensor: 4 MB in float32; larger chunks measured slower
 CACHE_ELEMENTS_WITHOUT_GRADIENT = 2**17
@@ -109,7 +109,7 @@ def _states(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, h: Tensor, s: int, a_buffer: Tensor, states_buffer: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute all states of a chunk that starts from h, and its transitions a; both are (T, batch, N, D)."""
-    a = torch.mul(dt[:, :, None], A, out=a_buffer[: len(u)]).clamp_min_(least_exponent(A.dtype)).exp_()
+    a = torch.mul(dt[:, :, None], A, out=a_buffer[: len(u)]).clamp_min_(FLOOR).exp_()
     if s == 2:
         a.mul_(2).sub_(1)
     states = torch.mul((dt * u)[:, :, None], B[..., None], out=states_buffer[: len(u)])
