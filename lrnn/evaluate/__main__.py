@@ -2,9 +2,10 @@
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.evaluate.lengths import evaluate_lengths
+from lrnn.evaluate.states import evaluate_states
 from lrnn.runtime.command import command
 
-COMMANDS = {"lengths": evaluate_lengths}
+COMMANDS = {"lengths": evaluate_lengths, "states": evaluate_states}
 
 
 def main() -> None:

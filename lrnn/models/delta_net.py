@@ -5,6 +5,8 @@ beta    = s * sigmoid(w x)       s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1)
 y       = W_o RMSNorm(delta_rule(q, k, v, beta))
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,6 +38,7 @@ class DeltaNetMixer(Mixer):
         head_size: int | None = None,
         conv_size: int = 4,
         conv_init_std: float | None = None,
+        qk_activation: Literal["silu", "identity"] = "silu",
         gate_saturation: float = 0.0,
     ):
         """
@@ -47,6 +50,7 @@ class DeltaNetMixer(Mixer):
             conv_size: Tokens seen by the short convolution on q, k and v; 0 for none.
             conv_init_std: Standard deviation of the normal initialisation of the convolution's taps, as in the paper's
                 code and in flash-linear-attention; PyTorch's own initialisation when absent.
+            qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0 (paper, Section 5.2).
             gate_saturation: Strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
         """
         super().__init__()
@@ -54,7 +58,10 @@ class DeltaNetMixer(Mixer):
         head_size = size_of_heads(width, heads, head_size)
         if gate_saturation < 0:
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
+        if qk_activation == "identity" and conv_size:
+            raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
         self.heads = heads
+        self.qk_activation = qk_activation
         self.beta_scale = range_scale(eigenvalue_range)
         self.gate_saturation = gate_saturation
         self.has_auxiliary_terms = gate_saturation > 0
@@ -77,7 +84,11 @@ class DeltaNetMixer(Mixer):
             )
         else:
             qkv, logits = projected.split(self.splits, dim=-1)
-            qkv, conv_state = self.conv(qkv)
+            if self.qk_activation == "silu":
+                qkv, conv_state = self.conv(qkv)
+            else:
+                qk, v = qkv.tensor_split((2 * qkv.shape[-1] // 3,), dim=-1)
+                qkv, conv_state = torch.cat([qk, F.silu(v)], -1), x[:, :0]
             q, k, v, k_square = unit_heads(qkv, self.heads)
         logits = at_least_float32(logits)
         if terms is not None:
@@ -95,12 +106,17 @@ class DeltaNetMixer(Mixer):
         conv_state, S = state if state is not None else (x[:, :0], None)
         channels = self.splits[0] // 3
         kv, logits = linear(x, self.in_proj.weight[channels:]).split([2 * channels, self.heads], dim=-1)
-        k, v = (y.unflatten(-1, (self.heads, -1)) for y in F.silu(kv).chunk(2, dim=-1))
+        k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        k, v = F.silu(k) if self.qk_activation == "silu" else k, F.silu(v)
         k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
         beta = self.beta_scale * torch.sigmoid(at_least_float32(logits))
         if k.element_size() < 4:
             beta = beta / k.float().square().sum(-1).clamp_min(0.5)
         return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
+
+    @property
+    def recurrent_size(self) -> int:
+        return self.out_proj.in_features * self.norm.normalized_shape[0]
 
     def recurrence_flops(self, context: int) -> int:
         """Count three passes over the state: it is read for k, written, and read for q."""

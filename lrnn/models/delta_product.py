@@ -107,6 +107,10 @@ class DeltaProductMixer(Mixer):
             beta = beta / at_least_float32(k.detach()).square().sum(-1).clamp_min(0.5)
         return beta
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.out_proj.in_features * self.norm.normalized_shape[0]
+
     def recurrence_flops(self, context: int) -> int:
         """Count two passes over the state for each reflection, which reads and writes it, and one for q."""
         passes = 2 * self.reflections + 1

@@ -40,6 +40,10 @@ class DiagonalMixer(Mixer):
         y, h = diagonal_scan(a, b * x, None if state is None else state[0], form=self.form)
         return y, (h,)
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.input_proj.out_features
+
 
 class Diagonal(Architecture, mixer=DiagonalMixer, width=10):
     """Diagonal linear RNN with transition eigenvalues in (0, 1) or (-1, 1)."""

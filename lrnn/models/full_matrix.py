@@ -47,6 +47,10 @@ class FullMatrixMixer(Mixer):
                 states.append(h)
         return torch.stack(states, 1), (h,)
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.input_proj.in_features
+
     def recurrence_flops(self, context: int) -> int:
         """Count the products A h and B x."""
         return 4 * self.input_proj.in_features**2

@@ -86,6 +86,10 @@ class MambaMixer(Mixer):
         y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h, form=self.form)
         return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.A_log.numel()
+
     def recurrence_flops(self, context: int) -> int:
         """Count about 9 operations for each number of the state."""
         return 9 * self.A_log.numel()

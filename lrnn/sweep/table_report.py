@@ -13,6 +13,7 @@ from rich.table import Table
 
 from data import SyntheticTask
 from lrnn.evaluate.length_figure import length_figure
+from lrnn.sweep.prefix_report import prefix_lines
 from lrnn.sweep.published import PUBLISHED, Published
 from lrnn.sweep.select import Row, median_deviation
 from lrnn.sweep.tabular import markdown, write_csv
@@ -69,6 +70,7 @@ def write_report(
         if name in tasks:
             _figure(name, its_rows, tasks[name]).savefig(folder / f"{name}.png", dpi=150)
             lines += ["", f"![Scaled accuracy against sequence length]({name}.png)"]
+            lines += prefix_lines(name, its_rows, tasks[name].train_lengths[1], folder)
     lines += ["", "## Commands", "", "Each command trains the best seed of a row again.", "", "```sh"]
     best = [max(row.chosen, key=lambda one: one.test) for row in rows if row.chosen]
     lines += [*(one.run.command() for one in best), "```"]

@@ -11,6 +11,7 @@ from lrnn.ops import IGNORE
 SMALL = {"vocab_size": 4, "width": 16, "layers": 2}
 ALL = {
     "DeltaNet": {"heads": 2, "mlp_width": 8, "conv_size": 0},
+    "DeltaNet as in the group tasks": {"heads": 2, "conv_size": 0, "qk_activation": "identity"},
     "DeltaNet with a convolution": {"heads": 2, "mlp_width": 8},
     "DeltaProduct": {"heads": 2},
     "Mamba": {"state_size": 3, "conv_size": 0},
