@@ -1,7 +1,7 @@
 """The accuracy of a model on a task's evaluation sequences. Callbacks and commands all score by this function."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -150,6 +150,32 @@ def _count(
         for metric in metrics:
             metric.update(predictions, labels.to(device))
     model.train(training)
+
+
+@torch.no_grad()
+def right_sequences(
+    model: RecurrentModel,
+    task: LengthTask,
+    length: int,
+    samples: int,
+    *,
+    device: torch.device | str = "cpu",
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield token ids (B, T) of test sequences, and whether all labels of each are predicted (B,), both on the CPU.
+
+    Args:
+        model, task, device, precision: as for `score`. The model is left in evaluation mode.
+        length: length of the sequences.
+        samples: number of sequences.
+    """
+    tokens, segment = (CPU_TOKENS, CPU_SEGMENT) if torch.device(device).type == "cpu" else (TOKENS, SEGMENT)
+    model.eval()
+    rows = tokens // min(length, segment)
+    for batch in task.evaluation_batches(length, length, samples, False, tokens=rows * length):
+        scored = batch.labels != IGNORE
+        predictions = _predict(model, batch.inputs, scored, segment, device, precision).cpu()
+        yield batch.inputs, ((predictions == batch.labels) | ~scored).all(1)
 
 
 def _share(batch: LabelledTokens, rank: int, ranks: int) -> tuple[Tensor, Tensor]:
