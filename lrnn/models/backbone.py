@@ -27,6 +27,7 @@ class Block(nn.Module):
         has_channel_mixer = channel_mixer is not None
         self.channel_norm = make_add_norm(norm, layer.width, layer.norm_eps, layer.form) if has_channel_mixer else None
         self.channel_mixer = channel_mixer
+        self.residual = layer.residual
         self.keeps_state = False  # whether `transform` returns the recurrent state
 
     def forward(
@@ -39,13 +40,14 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, BlockState]:
         """Read T tokens; return the residual stream for all of them, or only for those at `positions` (B, P).
 
-        P may be 0, where only the state is needed.
-        The auxiliary terms of the training loss are added to `terms`, if it is given.
+        P may be 0, where only the state is needed. The auxiliary terms of the training loss are added to `terms`, if it
+        is given.
         """
         mixer_state, channel_state = (None, None) if state is None else state
         x, h = self.mixer_norm(x, y)
         if positions is not None and positions.shape[1] == 0 and _pointwise(self.channel_mixer):
             return x[:, :0], h[:, :0], (self.mixer.advance(h, mixer_state), ())
+        x = x if self.residual else torch.zeros_like(x)
         y, mixer_state = _mix(self.mixer, h, mixer_state, terms)
         y = y.to(dtype_of_products(x))  # one dtype in all blocks, so that equal blocks compile once
         if self.channel_norm is None or self.channel_mixer is None:
@@ -53,6 +55,7 @@ class Block(nn.Module):
         if self.channel_mixer.pointwise:  # the other tokens are not needed any more
             x, y = _at(positions, x, y)
         x, h = self.channel_norm(x, y)
+        x = x if self.residual else torch.zeros_like(x)
         y, channel_state = _mix(self.channel_mixer, h, channel_state, terms)
         if not self.channel_mixer.pointwise:
             x, y = _at(positions, x, y)

@@ -20,6 +20,7 @@ class Layer:
         count: number of blocks.
         norm_eps: epsilon of the norms.
         form: form that the ops run in.
+        residual: whether the block adds its branches to the residual stream, or has them in place of it.
     """
 
     width: int
@@ -27,6 +28,7 @@ class Layer:
     count: int = 1
     norm_eps: float = 1e-6
     form: Form = "auto"
+    residual: bool = True
 
 
 class Mixer(nn.Module, ABC):

@@ -15,7 +15,7 @@ from data import SyntheticTask
 from lrnn.evaluate.length_figure import length_figure
 from lrnn.sweep.prefix_report import prefix_lines
 from lrnn.sweep.protocol import differences
-from lrnn.sweep.published import PUBLISHED, Published
+from lrnn.sweep.published import CURRICULUM, PUBLISHED, Published
 from lrnn.sweep.select import Row, median_deviation
 from lrnn.sweep.tabular import markdown, write_csv
 
@@ -67,6 +67,8 @@ def write_report(
         its_rows = [row for row in rows if row.cell.task == name]
         texts = [_texts(_values(row, lengths), row, lengths)[: len(header)] for row in its_rows]
         caption = _describe(tasks[name]) if name in tasks else "No run is finished."
+        if name in CURRICULUM:
+            caption += " The paper here is that of Mamba-3 (Appendix D), whose stages are unknown."
         console.print(_printed(name, caption, header, texts))
         differing = _differing(its_rows)
         console.print(*differing, sep="\n", end="\n" if differing else "", markup=False, soft_wrap=True)
@@ -100,15 +102,20 @@ def _differing(rows: Sequence[Row]) -> list[str]:
 
 
 def _difference(row: Row) -> str:
-    if not row.chosen or row.cell.model not in PUBLISHED.get(row.cell.task, {}):
+    if not row.chosen or not _of_paper(row):
         return ""
     rates = [one.run.learning_rate for one in row.finished]
     return "; ".join(differences(row.cell.model, row.cell.task, row.chosen[0].configuration, rates))
 
 
+def _of_paper(row: Row) -> bool:
+    """Whether the paper's Table 3 or Table 5 has this cell."""
+    return row.cell.task not in CURRICULUM and row.cell.model in PUBLISHED.get(row.cell.task, {})
+
+
 def _missing(rows: Sequence[Row]) -> str:
     """Say which of the paper's cells in this sweep have fewer than three seeds; empty if it has no such cell at all."""
-    of_paper = [row for row in rows if row.cell.model in PUBLISHED.get(row.cell.task, {})]
+    of_paper = [row for row in rows if _of_paper(row)]
     if not of_paper:
         return ""
     few = [f"{row.cell.name} ({len(row.chosen)})" for row in of_paper if len(row.chosen) < SEEDS]
