@@ -12,9 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FLOOR = -40.0  # its exponential is beside 1 rounded away, and the square of that is a normal number
-NEGLIGIBLE = math.exp(FLOOR)  # 4e-18
 LINEAR = 20.0  # softplus(x) = x above it, as in torch.nn.functional.softplus
 SERIES = -9.0  # below it log1p(z) is z - z^2 / 2, to the rounding of float32
+
+
+def floor_of(dtype: torch.dtype) -> float:
+    """Return the least argument of an exponential: FLOOR in float32, none in float64, which is for comparisons."""
+    return FLOOR if dtype == torch.float32 else -math.inf
 
 
 def softplus(x: Tensor) -> Tensor:

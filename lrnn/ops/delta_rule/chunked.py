@@ -8,13 +8,14 @@ Within a chunk that starts from S, the rows x_t of X satisfy S_t = S + sum_{s<=t
 so a chunk costs one triangular solve. Of the states, only those at the chunk starts are kept for the gradient.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lrnn.ops.common.underflow import NEGLIGIBLE
+from lrnn.ops.common.underflow import floor_of
 
 
 class Chunked(torch.autograd.Function):
@@ -73,7 +74,7 @@ def without_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Run over T tokens and keep nothing for a gradient. Shapes are those of `Chunked.forward`."""
     o = torch.empty_like(v)
-    beta = beta.clamp_min(NEGLIGIBLE)  # products of closed gates would underflow, which is slow
+    beta = beta.clamp_min(math.exp(floor_of(beta.dtype)))  # products of closed gates would underflow, which is slow
     for start in range(0, q.shape[1], chunk_size):
         c = slice(start, start + chunk_size)
         qc, kc = q[:, c], k[:, c]
@@ -85,7 +86,7 @@ def without_gradient(
 
 def final_state(k: Tensor, v: Tensor, beta: Tensor, state: Tensor, chunk_size: int) -> Tensor:
     """Return the state after T tokens, without a gradient. Shapes are those of `Chunked.forward`."""
-    beta = beta.clamp_min(NEGLIGIBLE)
+    beta = beta.clamp_min(math.exp(floor_of(beta.dtype)))
     for start in range(0, k.shape[1], chunk_size):
         c = slice(start, start + chunk_size)
         state = torch.baddbmm(state, k[:, c].mT, _rows(k[:, c], v[:, c], beta[:, c], state))

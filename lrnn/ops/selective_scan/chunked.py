@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lrnn.ops.common.underflow import FLOOR
+from lrnn.ops.common.underflow import floor_of
 
 CACHE_ELEMENTS = 2**20  # of a (chunk, batch, N, D) tensor: 4 MB in float32; larger chunks measured slower
 CACHE_ELEMENTS_WITHOUT_GRADIENT = 2**17
@@ -94,7 +94,7 @@ def without_gradient(
     for start in range(0, len(u), chunk_size):
         c = slice(start, start + chunk_size)
         a, states = a_buffer[: len(u[c])], states_buffer[: len(u[c])]
-        torch.mul(dt[c, :, None], A, out=a).clamp_min_(FLOOR).exp_()
+        torch.mul(dt[c, :, None], A, out=a).clamp_min_(floor_of(A.dtype)).exp_()
         if s == 2:
             torch.sub(one, a, alpha=2, out=a)  # minus the transition, in one pass
         torch.mul(x[c], B[c], out=states)
@@ -109,7 +109,7 @@ def _states(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, h: Tensor, s: int, a_buffer: Tensor, states_buffer: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Compute all states of a chunk that starts from h, and its transitions a; both are (T, batch, N, D)."""
-    a = torch.mul(dt[:, :, None], A, out=a_buffer[: len(u)]).clamp_min_(FLOOR).exp_()
+    a = torch.mul(dt[:, :, None], A, out=a_buffer[: len(u)]).clamp_min_(floor_of(A.dtype)).exp_()
     if s == 2:
         a.mul_(2).sub_(1)
     states = torch.mul((dt * u)[:, :, None], B[..., None], out=states_buffer[: len(u)])
