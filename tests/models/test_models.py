@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrnn.models import (
+    MLP,
     MLSTM,
     SLSTM,
     AttentionMixer,
@@ -50,7 +51,7 @@ ARCHITECTURES = (
     (Mamba, {"state_size": 3, "dt_scale": 16.0}),
     (Mamba, {"state_size": 3, "conv_size": 0, "gate_saturation": 1.0}),
     (MLSTM, {"heads": 2}),
-    (MLSTM, {"heads": 4, "conv_size": 0}),
+    (MLSTM, {"heads": 4, "conv_size": 0, "channel_mixer": partial(MLP, hidden=8)}),
     (SLSTM, {"heads": 2, "mlp_width": 24}),
     (SLSTM, {"heads": 4, "conv_size": 4}),
     (Diagonal, {}),
