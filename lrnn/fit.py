@@ -17,7 +17,7 @@ import lightning as L
 from jsonargparse import ArgumentError
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -33,6 +33,7 @@ from callbacks import (
     StopOnNonFinite,
     TrainingDivergedError,
 )
+from callbacks.dashboard.logger import Dashboard
 from callbacks.gradient_order import GradientOrder
 from data import DataError
 from lrnn.models import LanguageModel
@@ -65,6 +66,7 @@ class FitCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None, extra_callbacks: Sequence[L.Callback] = ()):
         self.extra_callbacks = list(extra_callbacks)
+        self.arguments = sys.argv[1:] if args is None else list(args)
         super().__init__(
             LanguageModel,
             L.LightningDataModule,
@@ -136,8 +138,8 @@ class FitCLI(LightningCLI):
             ]
         }
         kwargs["default_root_dir"] = run_dir  # where callbacks write
-        if self.config.trainer.logger is None:
-            kwargs["logger"] = TensorBoardLogger(save_dir=run_dir, name="", version="")
+        if self.config.trainer.logger in (None, True):
+            kwargs["logger"] = Dashboard(run_dir, ["python", "-m", "lrnn.fit", *self.arguments])
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()

@@ -219,7 +219,7 @@ class LanguageModel(L.LightningModule):
             if self.consistency.wants_check(step):
                 mean = self.trainer.strategy.reduce(self.consistency.cross_entropy.clone(), reduce_op="mean")
                 self.consistency.check(step, mean, not getattr(self._datamodule, "in_curriculum", False))
-            self.consistency.set_weight(step, int(self.trainer.estimated_stepping_batches))
+            self.consistency.set_weight(step, self.trainer.estimated_stepping_batches)
 
     @property
     def _datamodule(self) -> L.LightningDataModule | None:

@@ -22,6 +22,7 @@ from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.backbone import Block, BlockState
 from lrnn.models.language_model import LanguageModel
 from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.models.transitions import MatrixTransitions
 from lrnn.ops.common.form import choose_form
 
 LARGEST_NORM = 2.0**20
@@ -55,6 +56,10 @@ class MatrixProductMixer(Mixer):
     @property
     def recurrent_size(self) -> int:
         return self.size**2
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> MatrixTransitions:
+        """Return the matrices A of T tokens, one group; takes the arguments of `forward`."""
+        return MatrixTransitions(x.unflatten(-1, (1, self.size, self.size)))
 
     def recurrence_flops(self, context: int) -> int:
         """Count the product A H."""
