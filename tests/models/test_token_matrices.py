@@ -11,6 +11,7 @@ from data import GroupWordProblem
 from lrnn.fit import fit
 from lrnn.models import TokenMatrices
 from lrnn.runtime.checkpoint import load_model
+from lrnn.theory.spectra import transitions
 
 
 def products(model, tokens):
@@ -60,6 +61,14 @@ def test_steps_and_pieces_give_what_one_call_gives():
             got.append(out)
         torch.testing.assert_close(torch.cat(got, 1), want)
         torch.testing.assert_close(state, final)
+
+
+def test_transitions_are_the_matrices_of_the_tokens():
+    model = TokenMatrices(matrix_size=3, vocab_size=5)
+    tokens = torch.randint(5, (2, 6))
+    [found] = transitions(model, tokens).values()
+    assert torch.equal(found.matrices()[:, :, 0], model.backbone.embedding.weight.view(5, 3, 3)[tokens])
+    torch.testing.assert_close(found.eigenvalues().abs(), torch.ones(2, 6, 1, 3))  # they start orthogonal
 
 
 def test_bfloat16_autocast_leaves_the_state_in_float32():
