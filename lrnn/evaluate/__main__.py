@@ -2,9 +2,10 @@
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.evaluate.lengths import evaluate_lengths
+from lrnn.evaluate.state_tracking import evaluate_state_tracking
 from lrnn.runtime.command import command
 
-COMMANDS = {"lengths": evaluate_lengths}
+COMMANDS = {"lengths": evaluate_lengths, "state_tracking": evaluate_state_tracking}
 
 
 def main() -> None:
