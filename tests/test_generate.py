@@ -49,13 +49,13 @@ def test_several_prompts_from_the_command_line_and_from_files(tmp_path, capsys):
         {"prompts": prompts, "batch_size": 2},
         *({"prompt_file": str(tmp_path / f"prompts.{ending}")} for ending in ("jsonl", "txt")),
     ):
-        generate(checkpoint, tokens=9, top_k=None, top_p=0.9, out=str(tmp_path / "out.jsonl"), **options)
+        generate(checkpoint, tokens=5, top_k=None, top_p=0.9, out=str(tmp_path / "out.jsonl"), **options)
         outs.append((tmp_path / "out.jsonl").read_text())
     records = [json.loads(line) for line in outs[0].splitlines()]
     assert outs[0] == outs[1] == outs[2] and [record["prompt"] for record in records] == prompts
     printed = capsys.readouterr().out
     assert all(record["prompt"] + record["continuation"] in printed for record in records)
-    generate(checkpoint, prompts[0], tokens=9, top_k=None, top_p=0.9)  # streamed, with the draws of the first prompt
+    generate(checkpoint, prompts[0], tokens=5, top_k=None, top_p=0.9)  # streamed, with the draws of the first prompt
     assert capsys.readouterr().out == records[0]["prompt"] + records[0]["continuation"] + "\n"
     (tmp_path / "prompts.jsonl").write_text('"a"\n{"text": "b"}\n')
     with pytest.raises(ConfigError, match=r"prompt_file: line 2 of .*prompts\.jsonl must be a string or"):

@@ -26,18 +26,33 @@ REVEALED = (0.0, 0.2, 0.5)  # shares of the steps of a training story after whic
 
 
 class Document(NamedTuple):
-    """A story of `length` operations up to the answer, the answers that the question allows, and the right one."""
+    """A story with a question at its end.
+
+    Attributes:
+        family: Name of its family.
+        length: Number of operations.
+        prompt: The story and the question, up to the answer.
+        choices: All answers that the question allows.
+        answer: Number of the right one.
+        told: Where the story itself tells a state: first and last character + 1 of each answer in the prompt.
+    """
 
     family: str
     length: int
     prompt: str
     choices: tuple[str, ...]
     answer: int
+    told: tuple[tuple[int, int], ...] = ()
 
     @property
     def text(self) -> str:
         """The whole story, with the right answer."""
         return self.prompt + self.choices[self.answer] + FAMILIES[self.family].after_answer.rstrip(" ")
+
+    @property
+    def answers(self) -> tuple[tuple[int, int], ...]:
+        """Where the answers stand in the text, the last one too: first and last character + 1."""
+        return *self.told, (len(self.prompt), len(self.prompt) + len(self.choices[self.answer]))
 
 
 def make_document(seed: int, split: Split, family: str, length: int, number: int, revealed: float = 0.0) -> Document:
@@ -55,13 +70,17 @@ def make_document(seed: int, split: Split, family: str, length: int, number: int
     text, world = kind.begin(draw)
     while blake2b(text.encode(), digest_size=1).digest()[0] % 8 not in SPLITS[split]:
         text, world = kind.begin(draw)
+    told = []
     for step in range(1, length + 1):
         text += kind.step(draw, world)
         if step < length and draw.random() < revealed:
             question = kind.ask(draw, world)
-            text += question.text + question.choices[question.answer] + kind.after_answer
+            answer = question.choices[question.answer]
+            text += question.text
+            told.append((len(text), len(text) + len(answer)))
+            text += answer + kind.after_answer
     question = kind.ask(draw, world)
-    return Document(family, length, text + question.text, question.choices, question.answer)
+    return Document(family, length, text + question.text, question.choices, question.answer, tuple(told))
 
 
 def training_document(seed: int, number: int, families: tuple[str, ...], lengths: tuple[int, int]) -> Document:

@@ -7,7 +7,7 @@ an evaluation one   . d d d d d d d d d d a                  a document of the t
 
 from collections.abc import Iterator, Sequence
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +56,6 @@ class StateTrackingText(ResumableData):
     all tokens; `python -m lrnn.evaluate state_tracking` compares the choices.
     """
 
-    equal_labels = True
     min_length = 1
 
     def __init__(
@@ -66,6 +65,7 @@ class StateTrackingText(ResumableData):
         test_lengths: tuple[int, int] = (17, 64),
         batch_size: int = 32,
         context: int = 512,
+        training_labels: Literal["every_token", "answers"] = "every_token",
         validation_samples: int = 512,
         test_samples: int = 1024,
         tokenizer: str = TOKENIZER,
@@ -81,6 +81,8 @@ class StateTrackingText(ResumableData):
             test_lengths: Fewest and most operations in a document of the test set.
             batch_size: Number of rows in a training batch of one rank.
             context: Number of tokens that the model reads from a row.
+            training_labels: Tokens that are scored in training: all, as in language modelling, or those of the answers.
+                In a row that is too short for an answer, all are.
             validation_samples: Number of documents in a validation set.
             test_samples: Number of documents in the test set.
             tokenizer: Tokenizer; the small one of this data when absent.
@@ -110,6 +112,8 @@ class StateTrackingText(ResumableData):
         self.families = check_families(families)
         self.train_lengths, self.test_lengths = train_lengths, test_lengths
         self.context = context
+        self.training_labels = training_labels
+        self.equal_labels = training_labels == "every_token"
         self.validation_samples, self.test_samples = validation_samples, test_samples
         self.evaluation_seed = evaluation_seed
         self.pieces = load_tokenizer(tokenizer)
@@ -117,20 +121,35 @@ class StateTrackingText(ResumableData):
         self.chance = sum(FAMILIES[family].chance for family in self.families) / len(self.families)
 
     def training_batch(self, samples: range, device: torch.device) -> Batch:
-        ids = torch.tensor([self._row(sample) for sample in samples])
-        return Batch(ids[:, :-1], ids[:, 1:])
+        rows = torch.tensor([self._row(sample) for sample in samples])  # (B, 2, context + 1)
+        return Batch(rows[:, 0, :-1], rows[:, 1, 1:])
 
-    def _row(self, sample: int) -> list[int]:
-        row: list[int] = []
+    def _row(self, sample: int) -> tuple[list[int], list[int]]:
+        """Return the tokens of a row, and the same as labels, IGNORE where a token is not scored."""
+        tokens: list[int] = []
+        labels: list[int] = []
         number = sample * DOCUMENTS_A_ROW
-        while len(row) <= self.context:
-            documents = (
+        while len(tokens) <= self.context:
+            documents = [
                 training_document(self.seed, number + i, self.families, self.train_lengths) for i in range(ENCODED)
-            )
-            for ids in self.pieces.encode([document.text for document in documents]):
-                row += [self.pieces.eos, *ids.tolist()]
+            ]
+            encoded = self.pieces.encode([document.text for document in documents])
+            for document, ids in zip(documents, encoded, strict=True):
+                tokens += [self.pieces.eos, *ids.tolist()]
+                labels += tokens[-len(ids) - 1 :] if self.equal_labels else self._answers(document, ids.tolist())
             number += ENCODED
-        return row[: self.context + 1]
+        tokens, labels = tokens[: self.context + 1], labels[: self.context + 1]
+        has_answer = any(label != IGNORE for label in labels[1:])
+        return tokens, labels if has_answer else tokens  # a loss over no label would not be a number
+
+    def _answers(self, document: Document, ids: list[int]) -> list[int]:
+        """Return the labels of EOS and of the document's tokens, of which only those of answers are scored."""
+        ends = [document.text[:end] for span in document.answers for end in span]
+        positions = iter([len(part) for part in self.pieces.encode(ends)])
+        labels = [IGNORE] * (1 + len(ids))
+        for first, end in zip(positions, positions, strict=True):
+            labels[1 + first : 1 + end] = ids[first:end]
+        return labels
 
     def questions(self, lengths: Sequence[int], samples: int) -> list[EncodedQuestion]:
         """Return `samples` documents of the test split for each family and each length, encoded."""

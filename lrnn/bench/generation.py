@@ -38,7 +38,7 @@ def generation_row(name: str, shape: Shape, tokens: int) -> Row:
             tie_embeddings=True,
             init_std=0.02,
         ).eval()
-        prompts = torch.randint(shape.vocab_size, (shape.batch, shape.length))
+        prompts = torch.randint(1, shape.vocab_size, (shape.batch, shape.length))  # 0 is padding
     theirs = exported(model)
     round_products(model, torch.bfloat16)
     autocast = partial(torch.autocast, model.device.type, torch.bfloat16, cache_enabled=False)
@@ -47,9 +47,7 @@ def generation_row(name: str, shape: Shape, tokens: int) -> Row:
         continue_prompts(model, prompts.tolist(), count, precision=autocast)
 
     def baseline(count: int) -> None:
-        theirs.generate(
-            prompts, max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
-        )
+        theirs.generate(prompts, max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0)
 
     def rate(decode: Any) -> float:
         return shape.batch * tokens / _seconds(partial(decode, tokens), prompts)

@@ -9,7 +9,15 @@ from itertools import islice
 import pytest
 import torch
 
-from data import CycleNavigation, EvenPairs, FineWeb, ModularArithmetic, ModularArithmeticBrackets, Parity
+from data import (
+    CycleNavigation,
+    EvenPairs,
+    FineWeb,
+    ModularArithmetic,
+    ModularArithmeticBrackets,
+    Parity,
+    StateTrackingText,
+)
 
 TASKS = {
     "Parity": (Parity, {}),
@@ -35,6 +43,7 @@ HASHES: dict[str, tuple[str, ...]] = {
         "8a0c8411a2ae",
         "d8b4ffee2304",
     ),
+    "StateTrackingText": ("cebf1a667d58", "73571d865939", "3589e8df0a62", "640f7a5b30c6", "35c39fdbcc8f"),
     "FineWeb": ("2c8df52ddd44", "d6091413732f", "51cd1e98145b", "f8e1b3251a65"),
 }
 
@@ -66,6 +75,17 @@ def test_batches_of_a_task(name, as_rank):
     validation = digest(make().val_dataloader(), 1)
     evaluation = digest(make().evaluation_batches(40, 256, samples=64), 1)
     assert (*training(make, batches=4, as_rank=as_rank), validation, evaluation) == HASHES[name]
+
+
+def test_batches_of_state_tracking_in_text(as_rank, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+
+    def make(**kwargs):
+        return StateTrackingText(batch_size=4, context=128, validation_samples=32, **kwargs)
+
+    validation = digest(make().val_dataloader(), 1)
+    evaluation = digest(make().evaluation_batches(17, 64, samples=32), 1)
+    assert (*training(make, batches=3, as_rank=as_rank), validation, evaluation) == HASHES["StateTrackingText"]
 
 
 def test_batches_of_text(as_rank, write_shards, tmp_path, monkeypatch, pytestconfig):

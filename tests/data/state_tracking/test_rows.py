@@ -16,6 +16,9 @@ def _in_the_checkout(monkeypatch, pytestconfig):
     monkeypatch.chdir(pytestconfig.rootpath)
 
 
+NAMES = ("every_token", "answers")
+
+
 def make(**options):
     return StateTrackingText(**{"batch_size": 4, "context": 96, "num_workers": 0, **options})
 
@@ -37,6 +40,25 @@ def test_a_row_has_the_documents_in_order_each_after_eos():
         assert read == document if end else document.startswith(read)
 
 
+def test_labels_of_answers_are_what_a_story_tells():
+    """Read from the start of its document up to a label, a row ends with that answer."""
+    rows = {name: make(training_labels=name, context=600).training_batch(range(1), "cpu") for name in NAMES}
+    ids, labels = rows["answers"].inputs[0].tolist(), rows["answers"].labels[0]
+    assert rows["every_token"].inputs[0].tolist() == ids and not make(training_labels="answers").equal_labels
+    scored = labels != -100
+    assert torch.equal(labels[scored], rows["every_token"].labels[0][scored])
+    data, found = make(), []
+    starts = [i for i, token in enumerate(ids) if token == data.pieces.eos]
+    for end in (scored & ~torch.cat([scored[1:], scored[-1:]])).nonzero()[:, 0].tolist():  # of each answer
+        start = max(start for start in starts if start <= end)
+        found.append((starts.index(start), data.pieces.decode([*ids[start + 1 : end + 1], int(labels[end])])))
+    documents = [training_document(0, i, tuple(FAMILIES), (1, 16)) for i in range(len(starts))]
+    wanted = [(i, document.text[:end]) for i, document in enumerate(documents) for _, end in document.answers]
+    assert len(found) > 6 and found == wanted[: len(found)]
+    short = make(training_labels="answers", context=5).training_batch(range(20), "cpu").labels
+    assert ((short != -100).sum(1) > 0).all()
+
+
 def test_rows_do_not_depend_on_batches_workers_or_ranks(as_rank):
     whole = torch.cat([batch.inputs for batch in islice(make().train_dataloader(), 4)])
     by_two = [islice(as_rank(make(batch_size=2), rank=rank, ranks=2).train_dataloader(), 4) for rank in (0, 1)]
@@ -55,7 +77,7 @@ def test_another_context_or_seed_is_refused_at_resume():
             make(**options).load_state_dict(saved)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from([*FAMILIES]), st.integers(1, 30), st.integers(0, 10**6), st.sampled_from(["own", "mistral"]))
 def test_a_question_is_its_text(family, length, number, name):
     tokenizer = load_tokenizer({"own": "data/state_tracking/tokenizer.model", "mistral": "data/mistral_v1"}[name])
