@@ -22,7 +22,7 @@ FAMILIES: dict[str, Family] = {
     "boards": Boards(),
 }
 SPLITS: dict[Split, tuple[int, ...]] = {"test": (0,), "validation": (1,), "train": (2, 3, 4, 5, 6, 7)}
-REVEALED = (0.0, 0.2, 0.5)  # shares of the steps of a training story after which the state is told
+REVEALED = (0.0, 0.2, 0.5, 1.0)  # shares of the steps of a training story after which the state is told
 
 
 class Document(NamedTuple):

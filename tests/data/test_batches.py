@@ -43,7 +43,7 @@ HASHES: dict[str, tuple[str, ...]] = {
         "8a0c8411a2ae",
         "d8b4ffee2304",
     ),
-    "StateTrackingText": ("cebf1a667d58", "73571d865939", "3589e8df0a62", "640f7a5b30c6", "35c39fdbcc8f"),
+    "StateTrackingText": ("09094344a9c4", "1b0bfe029de0", "7a0667f5aee2", "bdf5c2914fba", "94fc0be4452e"),
     "FineWeb": ("2c8df52ddd44", "d6091413732f", "51cd1e98145b", "f8e1b3251a65"),
 }
 

@@ -42,7 +42,7 @@ def test_a_row_has_the_documents_in_order_each_after_eos():
 
 def test_labels_of_answers_are_what_a_story_tells():
     """Read from the start of its document up to a label, a row ends with that answer."""
-    rows = {name: make(training_labels=name, context=600).training_batch(range(1), "cpu") for name in NAMES}
+    rows = {name: make(training_labels=name, context=1500).training_batch(range(1), "cpu") for name in NAMES}
     ids, labels = rows["answers"].inputs[0].tolist(), rows["answers"].labels[0]
     assert rows["every_token"].inputs[0].tolist() == ids and not make(training_labels="answers").equal_labels
     scored = labels != -100
