@@ -21,9 +21,9 @@ class CompileTraining(L.Callback):
         """
         Args:
             enabled: Whether to compile with torch.compile.
-            cuda_graphs: Whether to record the training step at the first batch as a CUDA graph and to replay it from
-                then on. This is for models so small that launching their kernels takes longer than running them. It
-                needs one GPU and no gradient accumulation.
+            cuda_graphs: Whether to record the training step as a CUDA graph at the first batch, and at the first of
+                another length, and to replay it from then on. This is for models so small that launching their kernels
+                takes longer than running them. It needs one GPU and no gradient accumulation.
         """
         self.enabled = enabled
         self.cuda_graphs = cuda_graphs
@@ -49,5 +49,8 @@ class CompileTraining(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self.cuda_graphs and pl_module.device.type == "cuda" and not isinstance(pl_module.loss, RecordedStep):
+        if not self.cuda_graphs or pl_module.device.type != "cuda":
+            return
+        recorded = pl_module.loss
+        if not isinstance(recorded, RecordedStep) or not recorded.fits(batch):  # a curriculum changes the length
             RecordedStep(trainer, pl_module, batch).install(pl_module)

@@ -10,9 +10,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.best_weights import BestWeights
 from callbacks.contract import length_task, members_of
-from callbacks.scorer import scorer
-from lrnn.evaluate.length_figure import length_figure
-from lrnn.evaluate.scoring import Scores, as_record
+from callbacks.dashboard.card import log_figure
+from callbacks.scorer import prefix_scorer, scorer
+from lrnn.evaluate.length_figure import length_figure, prefix_figure
+from lrnn.evaluate.scoring import PrefixScores, Scores, as_record
 
 
 class LengthGeneralization(L.Callback):
@@ -23,6 +24,10 @@ class LengthGeneralization(L.Callback):
     scores select nothing and stop nothing. To select a recipe by, the file also holds a score on a validation set:
     other sequences of the test set's lengths.
 
+    With `prefix_length`, each position t of sequences of that length is scored too, as in the paper's Figure 4: the
+    share of the labels at t that are right, and of the sequences whose labels up to t are all right. Both are logged as
+    `label_accuracy/<t>` and `sequence_accuracy/<t>` for some t, drawn for all, and written as `prefixes`.
+
     If `BestWeights` is among the callbacks, the file holds its step and scores as `best_checkpoint`.
     """
 
@@ -32,6 +37,7 @@ class LengthGeneralization(L.Callback):
         final_lengths: tuple[int, ...] = (512, 1024, 4096, 16384),
         samples: int = 256,
         segment: int = 1024,
+        prefix_length: int | None = None,
     ):
         """
         Args:
@@ -40,7 +46,11 @@ class LengthGeneralization(L.Callback):
             samples: Number of sequences of each length.
             segment: Tokens of a sequence read in one call of the model, with the state carried on to the next, so that
                 memory does not grow with the length.
+            prefix_length: Length of the sequences that are scored at each of their positions, `samples` of them at
+                every validation and as many as the test set has at the end; none when absent.
         """
+        if prefix_length is not None and prefix_length < 2:
+            raise ValueError(f"prefix_length: must be at least 2, got {prefix_length}")
         for name, values in (("lengths", lengths), ("final_lengths", final_lengths)):
             if any(length < 2 for length in values):
                 raise ValueError(f"{name}: every length must be at least 2, got {list(values)}")
@@ -51,6 +61,7 @@ class LengthGeneralization(L.Callback):
         self.final_lengths = final_lengths
         self.samples = samples
         self.segment = segment
+        self.prefix_length = prefix_length
         self.results: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -62,6 +73,7 @@ class LengthGeneralization(L.Callback):
         if trainer.global_step < trainer.max_steps:  # the last step is evaluated in on_train_end
             scores = self._score_lengths(trainer, pl_module, self.lengths)
             self._log(trainer, {length: one.scaled_accuracy for length, one in scores.items()})
+            self._score_prefixes(trainer, pl_module, self.samples)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         task = length_task(trainer)
@@ -73,12 +85,38 @@ class LengthGeneralization(L.Callback):
             "test_lengths": list(task.test_lengths),
             **record,
             "validation_scaled_accuracy": validation.scaled_accuracy,
+            **self._score_prefixes(trainer, pl_module, task.test_samples),
             **self._best_checkpoint(trainer, pl_module, record),
         }
         if trainer.is_global_zero:
             if trainer.logger:
                 trainer.logger.log_metrics({"length/test": record["scaled_accuracy"]}, trainer.global_step)
             self._write(Path(trainer.default_root_dir, "length_generalization.json"))
+
+    def _score_prefixes(self, trainer: L.Trainer, model: L.LightningModule, samples: int) -> dict[str, Any]:
+        if self.prefix_length is None:
+            return {}
+        scores = prefix_scorer(trainer, model, self.segment)(self.prefix_length, samples)
+        if trainer.is_global_zero and trainer.logger:
+            self._log_prefixes(trainer, scores)
+        return {"prefixes": {"length": self.prefix_length, "samples": samples, **vars(scores)}}
+
+    def _log_prefixes(self, trainer: L.Trainer, scores: PrefixScores) -> None:
+        curves = {
+            name: dict(zip(scores.positions, getattr(scores, name), strict=True))
+            for name in ("accuracy", "sequence_accuracy")
+        }
+        last = scores.positions[-1]
+        shown = [t for t in scores.positions if t == last or t & (t - 1) == 0]
+        values = {f"sequence_accuracy/{t}": curves["sequence_accuracy"][t] for t in shown}
+        values |= {f"label_accuracy/{t}": curves["accuracy"][t] for t in shown}
+        assert trainer.logger is not None and self.prefix_length is not None
+        trainer.logger.log_metrics(values, trainer.global_step)
+        longest = last * length_task(trainer).train_lengths[1] / self.prefix_length
+        drawn = {"labels up to t": [curves["sequence_accuracy"]], "label at t": [curves["accuracy"]]}
+        figure = prefix_figure(drawn, longest)
+        figure.axes[0].set_ylabel("share that is right")
+        log_figure(trainer, "accuracy_at_each_token", figure)
 
     def _best_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, of_last: dict[str, Any]) -> dict[str, Any]:
         best = next((callback for callback in members_of(trainer).callbacks if isinstance(callback, BestWeights)), None)
@@ -107,7 +145,5 @@ class LengthGeneralization(L.Callback):
         if not (trainer.is_global_zero and trainer.logger):
             return
         trainer.logger.log_metrics({f"length/{n}": value for n, value in curve.items()}, trainer.global_step)
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_figure"):
-            figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
-            writer.add_figure("length_generalization", figure, trainer.global_step)
+        figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
+        log_figure(trainer, "length_generalization", figure)

@@ -9,14 +9,20 @@ from torch.distributed.tensor import DTensor
 
 from callbacks.contract import counted_data, members_of, trained_model
 
-# peak FLOP/s of dense bf16 matrix products, by CUDA's name of the GPU
+# Peak FLOP/s of dense bf16 matrix products with sums in float32, by CUDA's name of the GPU. Sources: NVIDIA's data
+# sheets of A100, H100, H200, HGX B200 and L40S, whose figures with sparsity are halved, and the whitepaper of the Ada
+# GPU architecture for the RTX 4090.
 PEAKS = {
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
     "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,  # SXM
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA GeForce RTX 4090": 165e12,
 }
 
 
@@ -61,8 +67,10 @@ class Throughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if (trainer.global_step + 1) % members_of(trainer).log_every_n_steps == 0:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
-            pl_module.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
+            clipped = [p for p in pl_module.parameters() if p.grad is not None and not hasattr(p, "unclipped")]
+            norm = torch.nn.utils.get_total_norm([p.grad for p in clipped])  # type: ignore[misc]
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            pl_module.log("train/gradient_norm", norm / _loss_scale(trainer, optimizer))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -107,3 +115,10 @@ class Throughput(L.Callback):
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for name in ("start", "stop"):
             vars(members_of(trainer).profiler).pop(name, None)
+
+
+def _loss_scale(trainer: L.Trainer, optimizer: torch.optim.Optimizer) -> float:
+    """Return the factor that float16's loss scaling has left in the gradient: a fused optimizer takes it out itself."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    left = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+    return scaler.get_scale() if scaler is not None and left else 1.0

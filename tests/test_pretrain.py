@@ -198,3 +198,14 @@ def test_what_is_wrong_with_the_data_is_said_in_one_line(change, options, messag
         fit([*TINY, f"--data.shards={shards}", f"--run_dir={tmp_path}/run", *options])
     assert message in str(error.value) and "\n" not in str(error.value)
     assert not (tmp_path / "run/checkpoints").exists()
+
+
+@pytest.mark.gpu
+def test_gradient_norm_is_logged_without_the_loss_scale(shards, tmp_path):
+    logged = []
+    for precision in ("32-true", "16-mixed"):  # a scale of 65,536
+        options = (f"--trainer.precision={precision}", "--trainer.accelerator=gpu", "--trainer.limit_val_batches=0")
+        steps = ("--trainer.max_steps=10", "--trainer.log_every_n_steps=1")
+        fit([*TINY, f"--data.shards={shards}", f"--run_dir={tmp_path}/{precision}", *options, *steps])
+        logged.append(scalars(tmp_path / precision, "train/gradient_norm"))
+    assert logged[1][1] == pytest.approx(logged[0][1], rel=0.05)

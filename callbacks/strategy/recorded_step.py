@@ -20,15 +20,19 @@ WARMUP = 3  # steps before the recording: they compile kernels and create the op
 class RecordedStep:
     """Replaces the model's `loss(tokens, labels)` and the backward pass and optimizer step that follow it.
 
-    Every batch must have the shape of the first. Learning rates may change from step to step; everything else stays as
-    it was at the recording. Hooks between the loss and the optimizer's step, such as on_after_backward, see no
-    gradient.
+    Every batch must have the shape of the first; for another shape, record anew. Learning rates and the model's buffers
+    may change from step to step; everything else stays as it was at the recording. Hooks between the loss and the
+    optimizer's step, such as on_after_backward, see no gradient.
     """
 
     def __init__(self, trainer: L.Trainer, model: L.LightningModule, batch: Any):
         self.tokens, self.labels = (x.clone() for x in batch)
         self.optimizer = trainer.optimizers[0]
-        self.plain_loss: Callable[[Tensor, Tensor], Tensor] = trained_model(model).loss
+        loss = trained_model(model).loss
+        self.plain_loss: Callable[[Tensor, Tensor], Tensor] = (
+            loss.plain_loss if isinstance(loss, RecordedStep) else loss
+        )
+        self.buffers = list(model.buffers())
         self.precision = trainer.precision_plugin
         self.clip = partial(
             model.configure_gradient_clipping,
@@ -38,6 +42,9 @@ class RecordedStep:
         )
         self.rates = [torch.zeros((), device=self.tokens.device) for _ in self.optimizer.param_groups]
         self._record()
+
+    def fits(self, batch: Any) -> bool:
+        return batch[0].shape == self.tokens.shape
 
     def install(self, model: L.LightningModule) -> None:
         """Replace the model's loss, and the hooks by which Lightning would run the rest of the step a second time."""
@@ -80,6 +87,7 @@ class RecordedStep:
         before = [(group["lr"], group["capturable"]) for group in groups]
         for group, rate in zip(groups, self.rates, strict=True):
             group["lr"], group["capturable"] = rate, True  # a rate of 0, so that the warm-up keeps the weights
+        buffers = [buffer.clone() for buffer in self.buffers]
         moments = {p: {k: v.clone() for k, v in state.items()} for p, state in self.optimizer.state.items()}
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -90,6 +98,8 @@ class RecordedStep:
         for p, state in self.optimizer.state.items():  # the state before the warm-up: restored, or zero
             for name, value in state.items():
                 value.copy_(moments[p][name]) if p in moments else value.zero_()
+        for buffer, value in zip(self.buffers, buffers, strict=True):
+            buffer.copy_(value)
         self.optimizer.zero_grad()
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):

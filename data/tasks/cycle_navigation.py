@@ -23,6 +23,7 @@ class CycleNavigation(SyntheticTask):
 
     min_length = 2
     one_label = True
+    last_label_determines_state = True
 
     def __init__(self, modulus: int = 6, **kwargs: Any):
         """

@@ -44,6 +44,7 @@ class GroupWordProblem(SyntheticTask):
     """
 
     min_length = 1
+    last_label_determines_state = True
 
     def __init__(
         self,
@@ -76,15 +77,16 @@ class GroupWordProblem(SyntheticTask):
         if tokens_per_element < 1:
             raise ValueError(f"tokens_per_element: must be at least 1, got {tokens_per_element}")
         super().__init__(**kwargs)
-        self.group = _group(group, generators)
-        self.letters = _letters(self.group, alphabet)
+        with torch.device("cpu"):  # whatever the default device is
+            self.group = _group(group, generators)
+            self.letters = _letters(self.group, alphabet)
+            self.chance = 1 / reachable(self.group.table, self.letters)
         self.tokens_per_element = tokens_per_element
         self.training_labels = training_labels
         self.evaluation_labels = evaluation_labels
         self.one_label = training_labels == "last"
         self.pause, self.bos, self.padding = range(self.group.order, self.group.order + 3)
         self.vocab_size = self.group.order + 3
-        self.chance = 1 / reachable(self.group.table, self.letters)
         self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:

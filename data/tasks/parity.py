@@ -24,6 +24,7 @@ class Parity(SyntheticTask):
     vocab_size = 3
     chance = 0.5
     min_length = 2
+    last_label_determines_state = True
 
     def __init__(self, supervision: Literal["last", "every_prefix"] = "last", **kwargs: Any):
         """
@@ -39,8 +40,9 @@ class Parity(SyntheticTask):
     def labels_of(self, samples: range) -> int:
         if self.one_label:
             return len(samples)
-        lengths = self._lengths(self.seed, torch.arange(samples.start, samples.stop), self.train_lengths)
-        return int((lengths - 1).sum())
+        parts = self.stages_of(samples)
+        lengths = [self._lengths(self.seed, torch.arange(part.start, part.stop), of) for part, of in parts]
+        return int((torch.cat(lengths) - 1).sum())
 
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
         bits = random_integers(seed, index, longest - 1, 0, 1)  # (B, T)

@@ -5,6 +5,8 @@ A task is one file with one class, which defines `vocab_size`, `chance`, `min_le
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -16,6 +18,19 @@ from data.tasks.counter_random import random_integers
 GPU_TOKENS = 2**21  # number of tokens drawn at once on a GPU: 16 MiB a tensor
 
 
+@dataclass
+class Stage:
+    """A stage of a length curriculum.
+
+    Args:
+        lengths: Shortest and longest training sequence of the stage.
+        samples: Number of training sequences: steps times batch size, times ranks and accumulated batches.
+    """
+
+    lengths: tuple[int, int]
+    samples: int
+
+
 class SyntheticTask(ResumableData):
     """A task whose samples are drawn on the fly: sample i is a pure function of (seed, i).
 
@@ -24,6 +39,8 @@ class SyntheticTask(ResumableData):
 
     chance: float  # accuracy of a uniform guess among all answers
     min_length: int  # length of the shortest sequence that exists
+    last_label_determines_state = False
+    """Whether the last label of a training sequence is at its last token, and determines the state to keep."""
 
     def __init__(
         self,
@@ -35,6 +52,7 @@ class SyntheticTask(ResumableData):
         seed: int = 0,
         evaluation_seed: int = 2411,
         num_workers: int = 0,
+        curriculum: list[Stage] | None = None,
     ):
         """
         Args:
@@ -48,6 +66,9 @@ class SyntheticTask(ResumableData):
             evaluation_seed: Seed of the validation and test sets, in [0, 2^20). Choose a recipe on another seed than
                 the one you report.
             num_workers: Number of processes that draw samples; 0 draws in the training process, on the model's device.
+            curriculum: Stages of other lengths with which training begins, such as
+                [{lengths: [2, 2], samples: 51200}]; after them come train_lengths. Stages are counted in samples, so
+                that a sample is the same with any batch size and number of ranks.
         """
         super().__init__(batch_size, seed, num_workers)
         for name, value in (("validation_samples", validation_samples), ("test_samples", test_samples)):
@@ -55,12 +76,19 @@ class SyntheticTask(ResumableData):
                 raise ValueError(f"{name}: must be at least 1, got {value}")
         if not 0 <= evaluation_seed < 2**20:
             raise ValueError(f"evaluation_seed: must lie in [0, {2**20}), got {evaluation_seed}")
-        for name, (shortest, longest) in (("train_lengths", train_lengths), ("test_lengths", test_lengths)):
+        stages = curriculum or []
+        lengths = [("train_lengths", train_lengths), ("test_lengths", test_lengths)]
+        for name, (shortest, longest) in [*lengths, *(("curriculum", stage.lengths) for stage in stages)]:
             if not self.min_length <= shortest <= longest:
                 raise ValueError(
                     f"{name}: must be [shortest, longest] with {self.min_length} <= shortest <= longest, "
                     f"got {[shortest, longest]}"
                 )
+        for stage in stages:
+            if stage.samples < 1:
+                raise ValueError(f"curriculum: a stage must have at least 1 sample, got {stage.samples}")
+        self._stages = [stage.lengths for stage in stages]
+        self._ends = list(accumulate(stage.samples for stage in stages))
         self.train_lengths = train_lengths
         self.test_lengths = test_lengths
         self.validation_samples = validation_samples
@@ -79,28 +107,60 @@ class SyntheticTask(ResumableData):
     def _lengths(seed: int, index: Tensor, lengths: tuple[int, int]) -> Tensor:
         return random_integers(2 * seed + 1, index, 1, *lengths)[:, 0]
 
+    @property
+    def in_curriculum(self) -> bool:
+        """Whether the next training sample is of a stage before the last, `train_lengths`."""
+        return bool(self._ends) and self.samples_consumed < self._ends[-1]
+
+    @property
+    def last_label_is_state(self) -> bool:
+        """Whether the last column of a training batch has a label in every row, which determines the state to keep."""
+        return self.last_label_determines_state and all(a == b for a, b in (*self._stages, self.train_lengths))
+
+    def stages_of(self, samples: range) -> list[tuple[range, tuple[int, int]]]:
+        """Split training samples by the stage of the curriculum, and return the lengths of each part."""
+        starts = [0, *self._ends]
+        ends = [*self._ends, samples.stop]
+        parts = [
+            (range(max(samples.start, start), min(samples.stop, end)), lengths)
+            for start, end, lengths in zip(starts, ends, [*self._stages, self.train_lengths], strict=True)
+        ]
+        return [(part, lengths) for part, lengths in parts if part]
+
     def training_batch(self, samples: range, device: torch.device) -> Batch:
-        return self._draw(torch.arange(samples.start, samples.stop, device=device))
+        parts = self.stages_of(samples)
+        longest = max(lengths[1] for _, lengths in parts)
+        drawn = [self._draw(torch.arange(x.start, x.stop, device=device), lengths, longest) for x, lengths in parts]
+        return drawn[0] if len(drawn) == 1 else Batch(*map(torch.cat, zip(*drawn, strict=True)))
 
     def training_batches(self, first: int, stride: int, device: torch.device) -> Iterator[Batch]:
         """Yield batches; a GPU draws those of many steps at once, as a draw of any size takes 100 to 350 kernels."""
         if device.type != "cuda":
             yield from super().training_batches(first, stride, device)
             return
-        steps = max(1, GPU_TOKENS // (self.batch_size * self.train_lengths[1]))
         while True:
+            (_, lengths), *more = self.stages_of(range(first, first + self.batch_size))
+            if more:
+                yield self.training_batch(range(first, first + self.batch_size), device)
+                first += stride
+                continue
+            steps = max(1, GPU_TOKENS // (self.batch_size * lengths[1]))
+            while len(self.stages_of(range(first, first + (steps - 1) * stride + self.batch_size))) > 1:
+                steps = max(1, steps // 2)  # end with the stage
             yield from self.draw_steps(first, stride, steps, device)
             first += steps * stride
 
     def draw_steps(self, first: int, stride: int, steps: int, device: torch.device) -> Iterator[Batch]:
-        """Draw `steps` batches at once, which start at samples first, first + stride, ..."""
+        """Draw `steps` batches of one stage at once, which start at samples first, first + stride, ..."""
         starts = first + stride * torch.arange(steps, device=device)
-        drawn = self._draw((starts[:, None] + torch.arange(self.batch_size, device=device)).flatten())
+        _, lengths = self.stages_of(range(first, first + 1))[0]
+        index = (starts[:, None] + torch.arange(self.batch_size, device=device)).flatten()
+        drawn = self._draw(index, lengths, lengths[1])
         return map(Batch, *(field.split(self.batch_size) for field in drawn))
 
-    def _draw(self, index: Tensor) -> Batch:
-        length = self._lengths(self.seed, index, self.train_lengths)
-        return self.sample(2 * self.seed, index, length, longest=self.train_lengths[1], training=True)
+    def _draw(self, index: Tensor, lengths: tuple[int, int], longest: int) -> Batch:
+        length = self._lengths(self.seed, index, lengths)
+        return self.sample(2 * self.seed, index, length, longest=longest, training=True)
 
     def val_dataloader(self) -> DataLoader:
         batches = self.evaluation_batches(*self.train_lengths, self.validation_samples, validation=True)

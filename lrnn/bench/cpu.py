@@ -1,13 +1,15 @@
-"""Time the chunked forms beside the recurrent ones on a CPU, forward and backward, at the sizes of parity."""
+"""Time, on a CPU, the chunked forms beside the recurrent ones at the sizes of parity, and the sampling of words."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from statistics import median
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data import GroupWordProblem
 from lrnn.bench.row import Row, in_turn
 from lrnn.ops import delta_rule, selective_scan
 
@@ -22,6 +24,7 @@ def rows() -> Iterator[Row]:
         tensors = [x.requires_grad_() for x in (u, dt, A, torch.randn(B, T, N), torch.randn(B, T, N))]
         op = partial(selective_scan, eigenvalue_range=(-1, 1))
         yield _row(f"selective scan, {B} x {T}, {D} channels of {N} states", op, tensors)
+    yield _sampling_row()
 
 
 def _row(name: str, op: Callable, tensors: Sequence[Tensor]) -> Row:
@@ -34,3 +37,20 @@ def _row(name: str, op: Callable, tensors: Sequence[Tensor]) -> Row:
     step("chunked"), step("recurrent")
     ours, baseline = in_turn(lambda: step("chunked"), lambda: step("recurrent"), rounds=5)
     return Row(f"{name}, forward and backward: chunked, recurrent", ours, baseline, "ms")
+
+
+def _sampling_row() -> Row:
+    """Time training batches of a group word problem. There is no baseline."""
+    task = GroupWordProblem("S5", train_lengths=(32, 32), batch_size=512)
+
+    def rate(batch: int) -> float:
+        start = time.perf_counter()
+        samples = range(batch * task.batch_size, (batch + 1) * task.batch_size)
+        inputs = task.training_batch(samples, torch.device("cpu")).inputs
+        return inputs.numel() / (time.perf_counter() - start)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rates = [rate(batch) for batch in range(25)]
+    torch.set_num_threads(threads)
+    return Row("sampling words of 32 elements of S5, 512 at once, on one core", median(rates), None, "tokens/s")

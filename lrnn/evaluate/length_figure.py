@@ -1,4 +1,4 @@
-"""The figure of length generalization: scaled accuracy against sequence length."""
+"""Figures of length generalization: scaled accuracy against length, and sequence accuracy against t (Figure 4)."""
 
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -28,5 +28,27 @@ def length_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_t
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
     axes.set(xlabel="sequence length", ylabel="scaled accuracy", ylim=(-0.3, 1.05), xlim=(longest_trained * 0.8, None))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def prefix_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_trained: float) -> Figure:
+    """Draw accuracies against the position t in a sequence, with one colour for each name, as the paper's Figure 4.
+
+    Args:
+        curves: for each name its runs, each run as {position: accuracy}: thin lines, and a thick line for the median.
+        longest_trained: last position of the longest training sequence; positions up to it are shaded.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvspan(0, longest_trained, color="0.92", zorder=0, label=f"trained on (up to {longest_trained:g})")
+    for i, (name, runs) in enumerate(curves.items()):
+        positions = sorted(set.intersection(*(set(run) for run in runs)))
+        for run in runs if len(runs) > 1 else ():
+            axes.plot(positions, [run[t] for t in positions], color=f"C{i}", linewidth=0.7, alpha=0.5)
+        middle = [median(run[t] for run in runs) for t in positions]
+        style = ("-", "--", "-.", ":")[i % 4]  # so that both of two curves that coincide are visible
+        axes.plot(positions, middle, style, color=f"C{i}", linewidth=2, label=name)
+    axes.set(xlabel="tokens t", ylabel="all labels up to t are right", ylim=(-0.03, 1.05), xlim=(0, None))
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure

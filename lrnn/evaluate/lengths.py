@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lrnn.evaluate.contract import LengthTask, missing_members
-from lrnn.evaluate.length_figure import length_figure
-from lrnn.evaluate.scoring import Scores, as_record, score
+from lrnn.evaluate.length_figure import length_figure, prefix_figure
+from lrnn.evaluate.scoring import PrefixScores, Scores, as_record, score, score_prefixes
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
 from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
@@ -35,6 +35,7 @@ def evaluate_lengths(
     samples: int = 256,
     test_lengths: tuple[int, int] | None = None,
     test_samples: int | None = None,
+    prefix_length: int | None = None,
     evaluation_seed: int | None = None,
     segment: int = 1024,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -52,19 +53,22 @@ def evaluate_lengths(
         samples: Number of sequences of each length.
         test_lengths: Shortest and longest sequence of the test set; those of the data module when absent.
         test_samples: Number of sequences in the test set; that of the data module when absent.
+        prefix_length: Length of the test sequences that are scored at each of their positions too, as in the paper's
+            Figure 4; none when absent.
         evaluation_seed: Seed of the sequences; that of the data module when absent.
         segment: Tokens of a sequence read in one call of the model, with the state carried on to the next.
         device: Device of the model; auto takes a GPU if there is one.
         precision: Precision of the model's arithmetic; that of the run when absent.
         out: Folder for the scores, lengths.json, and their figure, lengths.png; nothing is written when absent.
     """
-    _check_at_least(1, samples=samples, segment=segment, test_samples=test_samples)
+    _check_at_least(1, samples=samples, segment=segment, test_samples=test_samples, prefix_length=prefix_length)
     model, config = load_model(checkpoint), run_config(checkpoint)
     options = {**(task_options or {}), **({} if evaluation_seed is None else {"evaluation_seed": evaluation_seed})}
     data = _task(task, options, config.get("data"))
     _check_vocabulary(model, data)
     test_lengths, test_samples = test_lengths or data.test_lengths, test_samples or data.test_samples
-    _check_lengths(data, [test_lengths, *((length, length) for length in lengths)])
+    spans = [test_lengths, *((length, length) for length in (*lengths, *([prefix_length] if prefix_length else [])))]
+    _check_lengths(data, spans)
     place = choose_device(device)
     model.to(place)
     context = precision_context(precision or config.get("trainer", {}).get("precision") or "32-true", place)
@@ -83,6 +87,10 @@ def evaluate_lengths(
         "test_samples": test_samples,
         **as_record(test, at),
     }
+    if prefix_length is not None:
+        prefixes = score_prefixes(model, data, prefix_length, test_samples, **run_score.keywords)
+        _print_prefixes(prefixes)
+        record["prefixes"] = {"length": prefix_length, "samples": test_samples, **vars(prefixes)}
     if out is not None:
         _write(Path(out), record, _longest_trained(config, data))
     return record
@@ -137,6 +145,15 @@ def _print_table(test_lengths: tuple[int, int], test: Scores, at: dict[int, Scor
     Console().print(table)
 
 
+def _print_prefixes(prefixes: PrefixScores) -> None:
+    table = Table("tokens t", "label at t right", "all labels up to t right")
+    last = prefixes.positions[-1]
+    for t, *values in zip(prefixes.positions, prefixes.accuracy, prefixes.sequence_accuracy, strict=True):
+        if t == last or t & (t - 1) == 0:
+            table.add_row(f"{t:,}", *(f"{value:.3f}" for value in values))
+    Console().print(table)
+
+
 def _write(folder: Path, record: dict[str, Any], longest_trained: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / "lengths.json.new"
@@ -146,4 +163,8 @@ def _write(folder: Path, record: dict[str, Any], longest_trained: int) -> None:
         model, task = (record[key].rpartition(".")[2] for key in ("model", "task"))
         figure = length_figure({f"{model} on {task}": [record["scaled_accuracy_at"]]}, longest_trained)
         figure.savefig(folder / "lengths.png", dpi=150)
-    print(f"written to {folder}: lengths.json, lengths.png")
+    if "prefixes" in record:
+        curve = dict(zip(record["prefixes"]["positions"], record["prefixes"]["sequence_accuracy"], strict=True))
+        longest = max(curve) * longest_trained / record["prefixes"]["length"]
+        prefix_figure({record["model"].rpartition(".")[2]: [curve]}, longest).savefig(folder / "prefixes.png", dpi=150)
+    print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.glob('*s.*')))}")

@@ -44,6 +44,39 @@ class SequenceAccuracy(LabelAccuracy):
         self.scored += scored.any(1).sum()
 
 
+class PrefixAccuracy(Metric):
+    """Accuracies at each position t of a sequence: of the label at t, and of all labels up to t.
+
+    Only the sequences that have a label at t count there.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    scored: Tensor
+    right: Tensor
+    right_so_far: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("scored", "right", "right_so_far"):
+            self.add_state(name, torch.zeros(0, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, labels: Tensor) -> None:
+        """Count the positions of predictions and labels, both token ids (B, T), with the same T at every call."""
+        scored = labels != IGNORE
+        wrong = (predictions != labels) & scored
+        so_far = wrong.cumsum(1) == 0
+        for name, counted in (("scored", scored), ("right", scored & ~wrong), ("right_so_far", scored & so_far)):
+            count = counted.sum(0)
+            setattr(self, name, count if self.update_count == 1 else getattr(self, name) + count)
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the positions that have labels (P,), and both accuracies there: (P,), float64."""
+        positions = self.scored.nonzero()[:, 0]
+        scored = self.scored[positions].double()
+        return positions, self.right[positions] / scored, self.right_so_far[positions] / scored
+
+
 class ScaledAccuracy(LabelAccuracy):
     """(accuracy - chance) / (1 - chance) over the scored tokens: 0 is a blind guess, 1 is always right."""
 

@@ -1,15 +1,16 @@
 """The accuracy of a model on a task's evaluation sequences. Callbacks and commands all score by this function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lrnn.evaluate.contract import LabelledTokens, LengthTask, RecurrentModel
-from lrnn.evaluate.metrics import IGNORE, LabelAccuracy, ScaledAccuracy, SequenceAccuracy
+from lrnn.evaluate.metrics import IGNORE, LabelAccuracy, PrefixAccuracy, ScaledAccuracy, SequenceAccuracy
 
 TOKENS = 2**17  # tokens that the model reads in one call, over all rows of a batch
 
@@ -28,7 +29,20 @@ class Scores:
     """Share of the sequences whose scored tokens are all right."""
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class PrefixScores:
+    """Accuracies at each position t of sequences of one length, as in the paper's Figure 4."""
+
+    positions: list[int]
+    """The positions that have a label; the first token of a sequence has position 0."""
+
+    accuracy: list[float]
+    """Share of the labels at t that are right."""
+
+    sequence_accuracy: list[float]
+    """Share of the sequences whose labels up to t are all right."""
+
+
 def score(
     model: RecurrentModel,
     task: LengthTask,
@@ -63,17 +77,71 @@ def score(
         ValueError: if the task has no sequences of these lengths.
     """
     scaled, labelled, whole = ScaledAccuracy(task.chance), LabelAccuracy(), SequenceAccuracy()
-    metrics = [metric.to(device) for metric in (scaled, labelled, whole)]
+    _count(
+        [scaled, labelled, whole],
+        model,
+        task,
+        (shortest, longest),
+        samples,
+        validation=validation,
+        segment=segment,
+        device=device,
+        precision=precision,
+        rank=rank,
+        ranks=ranks,
+    )
+    return Scores(float(scaled.compute()), float(labelled.compute()), float(whole.compute()))
+
+
+def score_prefixes(
+    model: RecurrentModel, task: LengthTask, length: int, samples: int, *, validation: bool = False, **options: Any
+) -> PrefixScores:
+    """Score a model at each position of `samples` sequences of one length.
+
+    Args:
+        model: as for `score`.
+        task: as for `score`.
+        length: length of the sequences.
+        samples: number of sequences.
+        validation: as for `score`.
+        **options: segment, device, precision, rank and ranks, as for `score`.
+
+    Raises:
+        ValueError: if the task has no sequences of this length.
+    """
+    metric = PrefixAccuracy()
+    _count([metric], model, task, (length, length), samples, validation=validation, **options)
+    # torchmetrics makes a tensor of one value a scalar
+    positions, accuracy, sequence_accuracy = (values.flatten().tolist() for values in metric.compute())
+    return PrefixScores(positions, accuracy, sequence_accuracy)
+
+
+@torch.no_grad()
+def _count(
+    metrics: Sequence[Metric],
+    model: RecurrentModel,
+    task: LengthTask,
+    lengths: tuple[int, int],
+    samples: int,
+    *,
+    validation: bool,
+    segment: int = 1024,
+    device: torch.device | str = "cpu",
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    rank: int = 0,
+    ranks: int = 1,
+) -> None:
+    """Update the metrics with a model's predictions; the arguments are those of `score`."""
+    metrics = [metric.to(device) for metric in metrics]
     training = model.training
     model.eval()
-    rows = ranks * (TOKENS // min(longest, segment))
-    for batch in task.evaluation_batches(shortest, longest, samples, validation, tokens=rows * longest):
+    rows = ranks * (TOKENS // min(lengths[1], segment))
+    for batch in task.evaluation_batches(*lengths, samples, validation, tokens=rows * lengths[1]):
         inputs, labels = _share(batch, rank, ranks)
         predictions = _predict(model, inputs, segment, device, precision)
         for metric in metrics:
             metric.update(predictions, labels.to(device))
     model.train(training)
-    return Scores(float(scaled.compute()), float(labelled.compute()), float(whole.compute()))
 
 
 def _share(batch: LabelledTokens, rank: int, ranks: int) -> tuple[Tensor, Tensor]:

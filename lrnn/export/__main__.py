@@ -1,7 +1,7 @@
 """Write a run's model as a Hugging Face folder: python -m lrnn.export --run_dir=runs/pretrain_smoke --out=exported
 
-DeltaNet loads with flash-linear-attention. Mamba loads with transformers; with range [-1, 1] its folder holds a
-modelling file, since transformers' own Mamba has no such transitions.
+DeltaNet and DeltaProduct load with flash-linear-attention. Mamba loads with transformers; with range [-1, 1] its folder
+holds a modelling file, since transformers' own Mamba has no such transitions.
 """
 
 import re
@@ -13,17 +13,22 @@ from huggingface_hub import save_torch_state_dict
 
 from data.text.tokenizer import load_tokenizer
 from lrnn.export.delta_net import export_delta_net
+from lrnn.export.delta_product import export_delta_product
 from lrnn.export.folder import Exported, write_json
 from lrnn.export.mamba import export_mamba
 from lrnn.export.tokenizer import write_tokenizer
-from lrnn.models import DeltaNet, LanguageModel, Mamba
+from lrnn.models import DeltaNet, DeltaProduct, LanguageModel, Mamba
 from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.run_tokenizer import tokenizer_of_run
 
-EXPORTERS: dict[type, Callable[..., Exported]] = {DeltaNet: export_delta_net, Mamba: export_mamba}
+EXPORTERS: dict[type, Callable[..., Exported]] = {
+    DeltaNet: export_delta_net,
+    DeltaProduct: export_delta_product,
+    Mamba: export_mamba,
+}
 
 
 def export(
@@ -51,10 +56,10 @@ def export(
     model = load_model(checkpoint or str(Path(run_dir, "checkpoints/last.ckpt")))
     exporter = EXPORTERS.get(type(model))
     if exporter is None:
-        known = " and ".join(import_path(architecture) for architecture in EXPORTERS)
+        *others, last = (import_path(architecture) for architecture in EXPORTERS)
         raise ConfigError(
             f"checkpoint: it holds a {import_path(type(model))}, which has no class in the Hugging Face ecosystem; "
-            f"{known} have one"
+            f"{', '.join(others)} and {last} have one"
         )
     exported = exporter(model, out)
     tokenizer = tokenizer or tokenizer_of_run(Path(run_dir, "config.yaml"))

@@ -12,6 +12,7 @@ from lrnn.models.mamba import Mamba, MambaMixer
 from lrnn.models.mixer import Layer, Mixer
 from lrnn.models.mlstm import MLSTM, MLSTMMixer
 from lrnn.models.slstm import SLSTM, SLSTMMixer
+from lrnn.models.token_matrices import TokenMatrices
 from lrnn.models.transformer import AttentionMixer, Transformer
 
 __all__ = [
@@ -36,5 +37,6 @@ __all__ = [
     "Mixer",
     "SLSTMMixer",
     "SwiGLU",
+    "TokenMatrices",
     "Transformer",
 ]

@@ -27,6 +27,7 @@ class Block(nn.Module):
         has_channel_mixer = channel_mixer is not None
         self.channel_norm = make_add_norm(norm, layer.width, layer.norm_eps, layer.form) if has_channel_mixer else None
         self.channel_mixer = channel_mixer
+        self.keeps_state = False  # whether `transform` returns the recurrent state
 
     def forward(
         self,
@@ -54,16 +55,19 @@ class Block(nn.Module):
             x, y = _at(positions, x, y)
         return x, y, (mixer_state, channel_state)
 
-    def transform(self, x: Tensor, y: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Terms]:
+    def transform(
+        self, x: Tensor, y: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Terms, Tensor | None]:
         """Run `forward` from the start of a sequence. Only training calls this method.
 
-        The state is dropped. In its place stand the auxiliary terms of the loss, of which most blocks have none.
+        The auxiliary terms of the loss follow, of which most blocks have none. Then comes the recurrent state after the
+        last token, (B, recurrent_size), if `keeps_state` asks for it.
 
         Compilers and strategies that shard replace it (`hot_paths` of LanguageModel).
         """
         terms: Terms = {}
-        x, y, _ = self.forward(x, y, None, positions, terms if self.training else None)
-        return x, y, terms
+        x, y, (mixer_state, _) = self.forward(x, y, None, positions, terms if self.training else None)
+        return x, y, terms, mixer_state[-1].flatten(1) if self.keeps_state else None
 
 
 def _mix(mixer: Mixer, h: Tensor, state: MixerState | None, terms: Terms | None) -> tuple[Tensor, MixerState]:
@@ -119,20 +123,24 @@ class Backbone(nn.Module):
             new_state.append(block_state)
         return self.norm(x, y)[1], new_state
 
-    def residual_stream(self, tokens: Tensor, positions: Tensor | None = None) -> tuple[Tensor, Tensor, Terms]:
+    def residual_stream(
+        self, tokens: Tensor, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Terms, list[Tensor]]:
         """Return the two terms of the residual stream after the last block, from the start of the sequence.
 
         Both are (B, T, width), or (B, P, width) for the tokens at `positions` (B, P). The auxiliary terms of the loss
-        follow, summed over the blocks.
+        follow, summed over the blocks, and the recurrent states of the blocks that keep theirs.
         """
         x, y = self.embed(tokens)
         terms: Terms = {}
-        *blocks, last = self.blocks
-        for block in blocks:
-            x, y, more = block.transform(x, y)
+        states = []
+        for block in self.blocks:
+            chosen = positions if block is self.blocks[-1] else None
+            x, y, more, state = block.transform(x, y, chosen)
             terms = merge(terms, more)
-        x, y, more = last.transform(x, y, positions)
-        return x, y, merge(terms, more)
+            if state is not None:
+                states.append(state)
+        return x, y, terms, states
 
     def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two terms of the residual stream before the first block; the second is zero.

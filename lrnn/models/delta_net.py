@@ -5,7 +5,10 @@ beta    = s * sigmoid(w x)       s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1)
 y       = W_o RMSNorm(delta_rule(q, k, v, beta))
 """
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.models.architecture import Architecture
@@ -13,7 +16,9 @@ from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.gate_saturation import saturation_of_logits
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.models.transitions import HouseholderTransitions
 from lrnn.ops import at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
+from lrnn.ops.qkv_convolution.op import Heads
 
 
 class DeltaNetMixer(Mixer):
@@ -27,6 +32,7 @@ class DeltaNetMixer(Mixer):
         head_size: int | None = None,
         conv_size: int = 4,
         conv_init_std: float | None = None,
+        qk_activation: Literal["silu", "identity"] = "silu",
         gate_saturation: float = 0.0,
     ):
         """
@@ -38,6 +44,7 @@ class DeltaNetMixer(Mixer):
             conv_size: Tokens seen by the short convolution on q, k and v; 0 for none.
             conv_init_std: Standard deviation of the normal initialisation of the convolution's taps, as in the paper's
                 code and in flash-linear-attention; PyTorch's own initialisation when absent.
+            qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0 (paper, Section 5.2).
             gate_saturation: Strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
         """
         super().__init__()
@@ -45,7 +52,10 @@ class DeltaNetMixer(Mixer):
         head_size = size_of_heads(width, heads, head_size)
         if gate_saturation < 0:
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
+        if qk_activation == "identity" and conv_size:
+            raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
         self.heads = heads
+        self.qk_activation = qk_activation
         self.beta_scale = range_scale(eigenvalue_range)
         self.gate_saturation = gate_saturation
         self.has_auxiliary_terms = gate_saturation > 0
@@ -61,16 +71,7 @@ class DeltaNetMixer(Mixer):
         self, x: Tensor, state: MixerState | None = None, terms: Terms | None = None
     ) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)
-        projected = self.in_proj(x)
-        if self.conv.kernel_size:
-            (q, k, v, k_square), logits, conv_state = qkv_convolution(
-                projected, self.conv.weight, self.heads, conv_state, form=self.form
-            )
-        else:
-            qkv, logits = projected.split(self.splits, dim=-1)
-            qkv, conv_state = self.conv(qkv)
-            q, k, v, k_square = unit_heads(qkv, self.heads)
-        logits = at_least_float32(logits)
+        (q, k, v, k_square), logits, conv_state = self._project(x, conv_state)
         if terms is not None:
             terms["gate_saturation"] = saturation_of_logits(logits, self.gate_saturation)
         beta = self.beta_scale * torch.sigmoid(logits)
@@ -79,6 +80,32 @@ class DeltaNetMixer(Mixer):
             beta = beta / k_square.clamp_min(0.5)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> HouseholderTransitions:
+        """Return the transitions I - beta k k^T of T tokens, one group a head; takes the arguments of `forward`."""
+        (_, k, _, _), logits, _ = self._project(x, None if state is None else state[0])
+        return HouseholderTransitions((self.beta_scale * torch.sigmoid(logits))[:, :, None], k[:, :, None])
+
+    def _project(self, x: Tensor, conv_state: Tensor | None) -> tuple[Heads, Tensor, Tensor]:
+        """Return q, k, v and |k|^2, the logits of beta in at least float32, and the state of the convolution."""
+        projected = self.in_proj(x)
+        if self.conv.kernel_size:
+            heads, logits, conv_state = qkv_convolution(
+                projected, self.conv.weight, self.heads, conv_state, form=self.form
+            )
+        else:
+            qkv, logits = projected.split(self.splits, dim=-1)
+            if self.qk_activation == "silu":
+                qkv, conv_state = self.conv(qkv)
+            else:
+                qk, v = qkv.tensor_split((2 * qkv.shape[-1] // 3,), dim=-1)
+                qkv, conv_state = torch.cat([qk, F.silu(v)], -1), x[:, :0]
+            heads = unit_heads(qkv, self.heads)
+        return heads, at_least_float32(logits), conv_state
+
+    @property
+    def recurrent_size(self) -> int:
+        return self.out_proj.in_features * self.norm.normalized_shape[0]
 
     def recurrence_flops(self, context: int) -> int:
         """Count three passes over the state: it is read for k, written, and read for q."""

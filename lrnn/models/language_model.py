@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins import Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from lrnn.models.auxiliary_terms import Terms, with_gradient_of_sum
@@ -15,6 +15,7 @@ from lrnn.models.backbone import Backbone, BlockState
 from lrnn.models.class_path import import_path, plain
 from lrnn.models.layers import Norm, SwiGLU
 from lrnn.models.mixer import Layer, Mixer
+from lrnn.models.state_consistency import StateConsistency
 from lrnn.ops import IGNORE, Form, head_loss, head_scores
 
 MOST_LAYERS = 10_000  # more would fill the memory before an error could say so
@@ -56,6 +57,9 @@ class LanguageModel(L.LightningModule):
         weight_decay: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
         adam_eps: float = 1e-8,
+        state_consistency: float = 0.0,
+        consistency_start: float = 0.01,
+        consistency_ramp: float = 0.3,
     ):
         """
         Args:
@@ -75,6 +79,10 @@ class LanguageModel(L.LightningModule):
             weight_decay: Weight decay of matrices; norms, biases, embeddings, A_log and D get none.
             betas: Decay rates of AdamW's two moments.
             adam_eps: Epsilon that AdamW adds to the root of the second moment; a gradient far below it trains no more.
+            state_consistency: Strength of the term that pulls sequences with the same last label into the same state
+                (lrnn/models/state_consistency.py); 0 for none.
+            consistency_start: Cross-entropy, in nats, below which this term begins to reach the model.
+            consistency_ramp: Steps over which its strength grows, or a fraction of all steps if below 1.
         """
         super().__init__()
         for name, value in (("vocab_size", vocab_size), ("width", width), ("layers", layers)):
@@ -104,6 +112,13 @@ class LanguageModel(L.LightningModule):
             for module in self.backbone.modules():
                 if isinstance(module, nn.Linear | nn.Embedding):
                     nn.init.normal_(module.weight, std=init_std)
+        self.consistency: StateConsistency | None = None
+        if state_consistency:
+            sizes = [block.mixer.recurrent_size for block in self.backbone.blocks]
+            options = state_consistency, consistency_start, consistency_ramp
+            self.consistency = StateConsistency(vocab_size, sum(sizes), *options)
+            for block, size in zip(self.backbone.blocks, sizes, strict=True):
+                block.keeps_state = size > 0
 
     def record_options(self, options: dict[str, Any]) -> None:
         """Save the options that the model was made with, for its checkpoints and for the loggers."""
@@ -133,9 +148,14 @@ class LanguageModel(L.LightningModule):
         so that the mean over the micro-batches is the gradient of one large batch.
         """
         position = (labels != IGNORE).int().argmax(1, keepdim=True) if self.one_label else None
-        x, y, terms = self.backbone.residual_stream(tokens, position)
+        x, y, terms, states = self.backbone.residual_stream(tokens, position)
         mean = self.head_loss(x, y, labels if position is None else labels.gather(1, position))
-        self.auxiliary_terms = {name: term.detach() for name, term in terms.items()}
+        values = terms
+        if self.consistency is not None:
+            term, ratio = self.consistency(states, labels[:, -1], mean.detach())
+            terms = terms | {"state_consistency": term}
+            values = terms | {"state_ratio": ratio}
+        self.auxiliary_terms = {name: value.detach() for name, value in values.items()}
         if self.labels_per_batch is None and not terms:
             return mean
         return with_gradient_of_sum(mean, self._weighted(mean, labels), *terms.values())
@@ -181,9 +201,25 @@ class LanguageModel(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.one_label = getattr(self._datamodule, "one_label", False)
+        if self.consistency is not None and not getattr(self._datamodule, "last_label_is_state", False):
+            raise MisconfigurationException(
+                f"model.state_consistency: must be 0 on {type(self._datamodule).__name__} as it is set up: it needs a "
+                "task whose last label determines the state, and training sequences of one length at a time "
+                "(data.train_lengths: [32, 32])"
+            )
+
+    def on_train_start(self) -> None:
+        if self.consistency is not None:
+            self.consistency.resume()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.labels_per_batch = getattr(self._datamodule, "labels_per_batch", None)
+        if self.consistency is not None:
+            step = self.trainer.global_step
+            if self.consistency.wants_check(step):
+                mean = self.trainer.strategy.reduce(self.consistency.cross_entropy.clone(), reduce_op="mean")
+                self.consistency.check(step, mean, not getattr(self._datamodule, "in_curriculum", False))
+            self.consistency.set_weight(step, self.trainer.estimated_stepping_batches)
 
     @property
     def _datamodule(self) -> L.LightningDataModule | None:
@@ -210,14 +246,17 @@ class LanguageModel(L.LightningModule):
     ) -> None:
         """Clip under bf16-mixed too, where Lightning refuses to clip for a fused optimizer.
 
-        The reason that Lightning gives, a scaled loss, holds for float16 only.
+        The reason that Lightning gives, a scaled loss, holds for float16 only. Parameters marked `unclipped` are left
+        out: they learn something else, and their gradient would decide the norm.
         """
-        plugin = self.trainer.precision_plugin
-        if gradient_clip_val and getattr(plugin, "scaler", None) is None:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
-        else:
+        if not gradient_clip_val or getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if not hasattr(p, "unclipped")]
+        if GradClipAlgorithmType(gradient_clip_algorithm or "norm") == GradClipAlgorithmType.NORM:
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        else:
+            nn.utils.clip_grad_value_(parameters, gradient_clip_val)
 
     def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters with and without weight decay."""

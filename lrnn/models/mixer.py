@@ -45,6 +45,14 @@ class Mixer(nn.Module, ABC):
     `train/name`.
     """
 
+    @property
+    def recurrent_size(self) -> int:
+        """Size of the recurrent state of a sequence, the last tensor of a state; 0 if a mixer has none.
+
+        The states of two sequences compare: equal states have equal futures. A convolution's state is another tensor.
+        """
+        return 0
+
     @abstractmethod
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         """Read T tokens, for any T >= 1.

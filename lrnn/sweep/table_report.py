@@ -13,16 +13,26 @@ from rich.table import Table
 
 from data import SyntheticTask
 from lrnn.evaluate.length_figure import length_figure
+from lrnn.sweep.prefix_report import prefix_lines
 from lrnn.sweep.published import PUBLISHED, Published
-from lrnn.sweep.select import Row, median_deviation
+from lrnn.sweep.select import Measure, Row, median_deviation
 from lrnn.sweep.tabular import markdown, write_csv
 
-EXPLANATION = (
-    "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
-    "median of the seeds. Difference: our best minus the paper's, or our median minus the paper's where its best is "
-    "unknown. Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
+COLUMNS = (
+    "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
     "s: mean seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
 )
+EXPLANATIONS: dict[Measure, str] = {
+    "scaled_accuracy": (
+        "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
+        "median of the seeds. Difference: our best minus the paper's, or our median minus the paper's where its best "
+        f"is unknown. {COLUMNS}"
+    ),
+    "sequence_accuracy": (
+        "Sequence accuracy, the share of the sequences whose labels are all right, on the test set. Ours: the best "
+        f"seed and the median of the seeds. {COLUMNS}"
+    ),
+}
 KEPT_EXPLANATION = (
     "These scores are of the last weights. Kept: the same for those weights of each seed that scored best during "
     "training, on a validation set of the test lengths."
@@ -39,7 +49,12 @@ class Task(Protocol):
 
 
 def write_report(
-    rows: Sequence[Row], tasks: Mapping[str, Task], lengths: Sequence[int], folder: Path, console: Console
+    rows: Sequence[Row],
+    tasks: Mapping[str, Task],
+    lengths: Sequence[int],
+    folder: Path,
+    console: Console,
+    measure: Measure = "scaled_accuracy",
 ) -> None:
     """Print the table; write table.md, table.csv, runs.csv and a picture of each task.
 
@@ -49,6 +64,7 @@ def write_report(
         lengths: Sequence lengths that have a column of their own.
         folder: Folder to write to.
         console: Console to print to.
+        measure: Accuracy that is reported.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = any(one.kept is not None for row in rows for one in row.chosen)
@@ -58,17 +74,22 @@ def write_report(
         *("s", "rate", "steps"),
         *(("kept",) if kept else ()),
     )
-    explanation = f"{EXPLANATION} {KEPT_EXPLANATION}" if kept else EXPLANATION
+    explanation = " ".join([EXPLANATIONS[measure], *([KEPT_EXPLANATION] if kept else [])])
+    # the paper has no sequence accuracies of these tasks
+    shown = [i for i, name in enumerate(header) if measure == "scaled_accuracy" or name not in ("paper", "difference")]
+    header = tuple(header[i] for i in shown)
     lines = [explanation]
     for name in dict.fromkeys(row.cell.task for row in rows):
         its_rows = [row for row in rows if row.cell.task == name]
-        texts = [_texts(_values(row, lengths), row, lengths)[: len(header)] for row in its_rows]
-        caption = _describe(tasks[name]) if name in tasks else "No run is finished."
+        every = [_texts(_values(row, lengths), row, lengths) for row in its_rows]
+        texts = [tuple(of_row[i] for i in shown) for of_row in every]
+        caption = _describe(tasks[name], measure) if name in tasks else "No run is finished."
         console.print(_printed(name, caption, header, texts))
         lines += ["", f"## {name}", "", caption, "", *markdown(header, texts)]
         if name in tasks:
-            _figure(name, its_rows, tasks[name]).savefig(folder / f"{name}.png", dpi=150)
-            lines += ["", f"![Scaled accuracy against sequence length]({name}.png)"]
+            _figure(name, its_rows, tasks[name], measure).savefig(folder / f"{name}.png", dpi=150)
+            lines += ["", f"![{_words(measure).capitalize()} against sequence length]({name}.png)"]
+            lines += prefix_lines(name, its_rows, tasks[name].train_lengths[1], folder)
     lines += ["", "## Commands", "", "Each command trains the best seed of a row again.", "", "```sh"]
     best = [max(row.chosen, key=lambda one: one.test) for row in rows if row.chosen]
     lines += [*(one.run.command() for one in best), "```"]
@@ -87,9 +108,14 @@ def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Seq
     return printed
 
 
-def _figure(name: str, rows: Sequence[Row], task: Task) -> Figure:
+def _words(measure: Measure) -> str:
+    return measure.replace("_", " ")
+
+
+def _figure(name: str, rows: Sequence[Row], task: Task, measure: Measure) -> Figure:
     curves = {row.cell.model: [one.curve for one in row.chosen] for row in rows if row.chosen}
     figure = length_figure(curves, task.train_lengths[1])
+    figure.axes[0].set_ylabel(_words(measure))
     figure.axes[0].set_title(name)
     return figure
 
@@ -170,13 +196,19 @@ def _runs(row: Row) -> list[dict[str, Any]]:
     ]
 
 
-def _describe(task: Task) -> str:
+def _describe(task: Task, measure: Measure) -> str:
     text = (
-        f"Trained on lengths {task.train_lengths[0]} to {task.train_lengths[1]}, tested on {task.test_lengths[0]} to "
-        f"{task.test_lengths[1]} ({task.test_samples:,} sequences). A score of 0 is chance, an accuracy of "
-        f"{task.chance:.3f}"
+        f"Trained on lengths {_span(task.train_lengths)}, tested on {_span(task.test_lengths)} "
+        f"({task.test_samples:,} sequences)."
     )
+    if measure == "sequence_accuracy":
+        return text
+    text += f" A score of 0 is chance, an accuracy of {task.chance:.3f}"
     if not isinstance(task, SyntheticTask):
         return f"{text}."
     constant = (task.constant_accuracy() - task.chance) / (1 - task.chance)
     return f"{text}; the best constant answer scores {constant:.3f}."
+
+
+def _span(lengths: tuple[int, int]) -> str:
+    return f"{lengths[0]} to {lengths[1]}" if lengths[0] < lengths[1] else f"{lengths[0]}"

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from callbacks import BestWeights, LengthGeneralization
-from data import Parity
+from data import GroupWordProblem, Parity
 from lrnn.evaluate.metrics import ScaledAccuracy
 from lrnn.fit import fit
 from lrnn.runtime.errors import ConfigError
@@ -135,3 +135,39 @@ def test_long_sequences_are_read_many_at_a_time(tmp_path):
     callback = LengthGeneralization(lengths=(), final_lengths=(2**16 + 1,), samples=30, segment=2**12)
     callback.on_train_end(trainer, model)
     assert read[-16:] == [(30, 2**12)] * 16 and callback.results["scaled_accuracy_at"] == {2**16 + 1: 1.0}
+
+
+class Counts60(L.LightningModule):
+    """Right in Z60 while at most `memory` elements were read; then 1 too much."""
+
+    def forward(self, tokens, state=None):
+        total, read = state or (0, 0)
+        total = (total + torch.where(tokens < 60, tokens, 0).cumsum(1)) % 60
+        position = read + torch.arange(tokens.shape[1])
+        answer = (total + (position > 20)) % 60
+        return nn.functional.one_hot(answer, 63).float(), (total[:, -1:], read + tokens.shape[1])
+
+
+def test_each_prefix_is_scored_and_logged(tmp_path):
+    task = GroupWordProblem("Z60", train_lengths=(4, 8), test_lengths=(50, 50), test_samples=70, validation_samples=3)
+    callback = LengthGeneralization((8,), (), samples=5, segment=17, prefix_length=32)
+    logged, figures = {}, []
+    logger = SimpleNamespace(
+        log_metrics=lambda values, step: logged.update(values),
+        experiment=SimpleNamespace(add_figure=lambda name, figure, step: figures.append((name, figure))),
+    )
+    trainer = L.Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
+    trainer._loggers = [logger]
+    trainer.datamodule = task
+    callback.on_train_end(trainer, Counts60())
+    want = [1.0] * 20 + [0.0] * 12  # after 20 elements, at t = 1, ..., 32
+    assert json.loads((tmp_path / "length_generalization.json").read_text())["prefixes"] == {
+        "length": 32, "samples": 70, "positions": list(range(1, 33)), "accuracy": want, "sequence_accuracy": want,
+    }  # fmt: skip
+    assert {t: logged[f"sequence_accuracy/{t}"] for t in (1, 2, 4, 8, 16, 32)} == dict.fromkeys(
+        [1, 2, 4, 8, 16], 1.0
+    ) | {32: 0.0}
+    (curve, *_), *_ = ([line.get_xydata().tolist() for line in f.axes[0].lines] for n, f in figures if "token" in n)
+    assert curve == [[float(t), y] for t, y in zip(range(1, 33), want, strict=True)]
+    with pytest.raises(ValueError, match="prefix_length: must be at least 2, got 1"):
+        LengthGeneralization(prefix_length=1)

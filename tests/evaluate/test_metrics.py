@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrnn.evaluate.metrics import IGNORE, LabelAccuracy, ScaledAccuracy, SequenceAccuracy
+from lrnn.evaluate.metrics import IGNORE, LabelAccuracy, PrefixAccuracy, ScaledAccuracy, SequenceAccuracy
 
 ROWS = st.lists(st.tuples(*[st.tuples(st.integers(0, 2), st.sampled_from([0, 1, 2, IGNORE]))] * 4), min_size=1)
 
@@ -23,3 +23,19 @@ def test_accuracies_equal_counts_in_plain_python(batches):
     assert labelled.compute().item() == pytest.approx(sum(right) / len(right))
     assert scaled.compute().item() == pytest.approx((sum(right) / len(right) - 0.2) / 0.8, abs=1e-6)
     assert whole.compute().item() == pytest.approx(sum(map(all, filter(None, sequences))) / sum(map(bool, sequences)))
+
+
+@given(batches=st.lists(ROWS, min_size=1, max_size=3))
+def test_prefix_accuracies_equal_counts_in_plain_python(batches):
+    metric = PrefixAccuracy()
+    for rows in batches:
+        metric.update(*torch.tensor(rows).unbind(-1))
+    want = []
+    for t in range(4):
+        rows = [row for rows in batches for row in rows if row[t][1] != IGNORE]
+        if rows:
+            right = sum(row[t][0] == row[t][1] for row in rows)
+            so_far = sum(all(p == y for p, y in row[: t + 1] if y != IGNORE) for row in rows)
+            want.append((t, right / len(rows), so_far / len(rows)))
+    got = [values.flatten().tolist() for values in metric.compute()]
+    assert list(zip(*got, strict=True)) == want

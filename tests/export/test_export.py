@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from data.text.tokenizer import load_tokenizer
 from lrnn.export.__main__ import export
 from lrnn.fit import fit
-from lrnn.models import MLSTM, DeltaNet, Mamba
+from lrnn.models import MLSTM, DeltaNet, DeltaProduct, Mamba
 from lrnn.models.decoding import continue_prompts
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
@@ -103,10 +103,12 @@ def largest_difference(got, want):
 def fla_without_triton(monkeypatch):
     """flash-linear-attention's own modules, with PyTorch in place of the kernels that they call."""
     import fla.layers.delta_net as layer
+    import fla.layers.gated_deltaproduct as product_layer
     import fla.modules.causal_conv1d.ops as convolution
     import fla.modules.mlp as mlp
     import fla.modules.norm.layernorm as norm
     from fla.ops.delta_rule.naive import delta_rule_recurrence
+    from fla.ops.gated_delta_product.naive import naive_recurrent_gated_delta_product
 
     def delta_rule(q, k, v, beta, use_qk_l2norm_in_kernel, **_):
         assert use_qk_l2norm_in_kernel
@@ -116,6 +118,12 @@ def fla_without_triton(monkeypatch):
         o, _ = delta_rule_recurrence(*(x.transpose(1, 2) for x in (q, k, v, beta)))
         return o.transpose(1, 2).to(dtype), None
 
+    def delta_product(q, k, v, g, beta, num_householder, use_qk_l2norm_in_kernel, scale=None, **_):
+        assert use_qk_l2norm_in_kernel and scale is None
+        q, k = (x * (x.float().square().sum(-1, keepdim=True) + 1e-6).rsqrt() for x in (q, k))
+        scale = q.shape[-1] ** -0.5
+        return naive_recurrent_gated_delta_product(q, k, v, g, beta, scale, num_householder=num_householder)
+
     def conv(x, weight, bias, activation, **_):
         assert activation == "silu"
         taps = weight.shape[1]
@@ -123,6 +131,7 @@ def fla_without_triton(monkeypatch):
 
     monkeypatch.setattr(layer, "chunk_delta_rule", delta_rule)
     monkeypatch.setattr(layer, "fused_recurrent_delta_rule", delta_rule)
+    monkeypatch.setattr(product_layer, "chunk_gated_delta_product", delta_product)
     monkeypatch.setattr(convolution, "causal_conv1d", conv)
     monkeypatch.setattr(norm, "rms_norm", lambda residual_in_fp32, **options: norm.rms_norm_ref(**options))
     monkeypatch.setattr(mlp, "swiglu_linear", lambda x, y, weight, bias: F.linear(F.silu(x) * y, weight, bias))
@@ -134,6 +143,7 @@ def fla_without_triton(monkeypatch):
 def test_delta_net_in_flash_linear_attention(eigenvalue_range, conv_size, fla_without_triton, tmp_path):
     options = {"heads": 2, "mlp_width": 48, "norm_eps": 1e-3, "tie_embeddings": conv_size == 4}
     head_size = 24 if conv_size else None
+    options |= {"qk_activation": "silu" if conv_size or eigenvalue_range[0] else "identity"}
     model = random_model(
         DeltaNet, eigenvalue_range=eigenvalue_range, head_size=head_size, conv_size=conv_size, **options
     )
@@ -175,6 +185,41 @@ def test_delta_net_in_flash_linear_attention_on_a_gpu(eigenvalue_range, tmp_path
         assert largest_difference(theirs(tokens).logits, want) <= 2e-2
         continued = theirs.generate(tokens[:1, :5], max_new_tokens=20, do_sample=False, eos_token_id=None)
     assert continued.shape == (1, 25)
+
+
+# --- DeltaProduct ---
+
+
+@pytest.mark.parametrize("forget_gate", [True, False])
+@pytest.mark.parametrize("eigenvalue_range", RANGES)
+@pytest.mark.filterwarnings("ignore")  # of flash-linear-attention without a GPU
+def test_delta_product_in_flash_linear_attention(eigenvalue_range, forget_gate, fla_without_triton, tmp_path):
+    options = {"eigenvalue_range": eigenvalue_range, "forget_gate": forget_gate, "conv_size": 4 if forget_gate else 0}
+    options |= {"heads": 2, "head_size": 12, "reflections": 3, "mlp_width": 48, "norm_eps": 1e-3}
+    model = random_model(DeltaProduct, tie_embeddings=forget_gate, **options)
+    theirs = load(exported(model, tmp_path), dtype=torch.float32)
+    assert type(theirs).__module__.startswith("fla.models.gated_deltaproduct")
+    tokens = torch.randint(50, (2, 90))
+    with torch.no_grad():
+        assert largest_difference(theirs(tokens, use_cache=False).logits, model(tokens)[0]) <= 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("forget_gate", [True, False])
+@pytest.mark.filterwarnings("ignore")  # of flash-linear-attention and its compilers
+def test_delta_product_in_flash_linear_attention_on_a_gpu(forget_gate, tmp_path):
+    """fla's kernel for short sequences runs in float32, its kernel for long ones in bfloat16."""
+    import fla  # noqa: F401  makes its classes known to transformers
+
+    model = taught_model(DeltaProduct, heads=2, reflections=2, mlp_width=128, forget_gate=forget_gate)
+    folder = exported(model, tmp_path)
+    tokens = counting(300)
+    with torch.no_grad():
+        want = model(tokens)[0].cuda()
+        tokens = tokens.cuda()
+        short = load(folder, dtype=torch.float32).cuda()(tokens[:, :60]).logits
+        assert largest_difference(short, want[:, :60]) <= 1e-4
+        assert largest_difference(load(folder).cuda()(tokens).logits, want) <= 2e-2
 
 
 # --- Mamba ---
@@ -403,10 +448,15 @@ def test_a_sharded_checkpoint(tmp_path):
     [
         (
             lambda: MLSTM(**SMALL),
-            r"holds a lrnn\.models\.MLSTM, which has no class in the .*; lrnn\.models\.DeltaNet and",
+            r"holds a lrnn\.models\.MLSTM, which has no class in the .*; lrnn\.models\.DeltaNet, lrnn",
         ),
         (lambda: Mamba(**SMALL, norm="layer"), r"model\.norm: can't be exported with layer, only with rms"),
         (lambda: DeltaNet(**SMALL), r"model\.mlp_width: can't be exported with None, .* always has an MLP"),
+        (
+            lambda: DeltaProduct(**SMALL, mlp_width=8, conv_size=0, qk_activation="identity"),
+            r"model\.qk_activation: can't be exported with identity, only with silu",
+        ),
+        (lambda: DeltaProduct(**SMALL, mlp_width=8, beta_bias=True), r"model\.beta_bias: can't be exported with True"),
         (lambda: Mamba(**SMALL, mlp_width=8), r"model\.mlp_width: can't be exported with 8, .* has no MLP"),
     ],
 )

@@ -24,9 +24,11 @@ def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
         assert not torch.allclose(mixers[0](x)[1][1], mixers[1](x)[1][1])
 
 
-def test_one_reflection_is_delta_net():
+@pytest.mark.parametrize("options", [{}, {"conv_size": 0, "qk_activation": "identity"}])
+def test_one_reflection_is_delta_net(options):
     """The same weights, in the order of each, give the same outputs."""
-    delta_net, product = DeltaNetMixer(Layer(16), heads=2), DeltaProductMixer(Layer(16), heads=2, reflections=1)
+    delta_net = DeltaNetMixer(Layer(16), heads=2, **options)
+    product = DeltaProductMixer(Layer(16), heads=2, reflections=1, **options)
     product.load_state_dict(delta_net.state_dict())
     x = torch.randn(2, 9, 16)
     torch.testing.assert_close(product(x)[0], delta_net(x)[0])

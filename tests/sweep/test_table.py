@@ -45,6 +45,12 @@ def test_equal_medians_and_missing_seeds():
     assert select([]) == []
 
 
+def test_a_test_set_of_one_length_is_on_the_curve():
+    run, result = CELL.runs("nowhere")[0], {"sequence_accuracy": 0.25, "sequence_accuracy_at": {"64": 1.0}}
+    for lengths, more in (([4096, 4096], {4096: 0.25}), ([40, 4096], {})):
+        assert Finished(run, result | {"test_lengths": lengths}, "sequence_accuracy").curve == {64: 1.0, **more}
+
+
 def test_median_deviation():
     assert median_deviation([0.1, 0.4, 0.2]) == pytest.approx(0.1)
     assert median_deviation([1.0]) == 0
@@ -64,6 +70,7 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         validation, test = SCORES[run.learning_rate, run.seed]
         result = {"validation_scaled_accuracy": validation, "scaled_accuracy": test}
         result["scaled_accuracy_at"] = {"40": test, "1024": test + 0.1}
+        result |= {"sequence_accuracy": test / 2, "sequence_accuracy_at": {"40": test / 2, "1024": test / 4}}
         (run.folder / "length_generalization.json").write_text(json.dumps(result))
         run.add_seconds(10 * run.seed + 9)
         run.add_seconds(1)
@@ -82,6 +89,11 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     assert "DeltaNet [-1, 1]" in capsys.readouterr().out
     assert (out / "modular_arithmetic.png").read_bytes().startswith(b"\x89PNG")
     assert not (out / "parity.png").exists()
+
+    table(str(tmp_path / "sweep"), str(tmp_path / "sequences"), measure="sequence_accuracy")
+    text = (tmp_path / "sequences/table.md").read_text()
+    assert "| DeltaNet [-1, 1] | 0.200/0.100 | 0.200 0.100 0.050 | 0.050 | 20 | 0.001 | 12,000 |" in text
+    assert "paper" not in text and "tested on 40 to 256 (100 sequences).\n" in text
 
     with (out / "table.csv").open() as file:
         cell, not_run, _ = csv.DictReader(file)

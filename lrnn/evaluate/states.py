@@ -1,0 +1,321 @@
+"""Measure how exactly a trained model keeps the states that its task distinguishes.
+
+python -m lrnn.evaluate states --run_dir=runs/groups/s3 --lengths=[32,512,16384]
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+import yaml
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lrnn.evaluate.contract import LengthTask
+from lrnn.evaluate.lengths import _check_at_least, _check_lengths, _check_vocabulary, _task
+from lrnn.evaluate.metrics import IGNORE
+from lrnn.evaluate.reflections import Head, by_token, has_reflections, reflections_of, summarize
+from lrnn.evaluate.setting import choose_device, precision_context
+from lrnn.evaluate.spread import Means, drift, growth_exponent, reference_means, spread_and_separation
+from lrnn.models import AttentionMixer, LanguageModel
+from lrnn.models.class_path import import_path
+from lrnn.models.token_matrices import MatrixProductMixer
+from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.errors import ConfigError
+
+Precision = Literal["64-true", "32-true", "bf16-mixed"]
+LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
+ROWS = 512  # sequences read at once
+
+
+@dataclass(frozen=True)
+class StatesAtLength:
+    """States after sequences of one length; all distances are divided by M at the training length."""
+
+    length: int
+    right: float
+    """Share of the last labels that are right."""
+
+    drift: float
+    """Root mean square distance from the label's mean state at the training length, along the directions in which the
+    mean states differ."""
+
+    drift_across: float
+    """The same across these directions, where no label can be mistaken for another."""
+
+    spread: float
+    """R: root mean square distance from the mean state that the label has at this length."""
+
+    separation: float
+    """M: distance of the labels' mean states from their mean at this length."""
+
+
+def evaluate_states(
+    run_dir: str,
+    checkpoint: str | None = None,
+    lengths: Sequence[int] = LENGTHS,
+    samples: int = 256,
+    samples_per_label: int = 64,
+    precisions: Sequence[Precision] = ("64-true", "32-true", "bf16-mixed"),
+    segment: int = 1024,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    out: str | None = None,
+) -> dict[str, Any]:
+    """Print how far states drift with the length, and which gates, keys and directions are exact.
+
+    A state is all numbers that the layers carry on from token to token, but those of convolutions. The first table is
+    for any recurrent model. The second is for layers of DeltaNet and DeltaProduct, as learned, in 64 bits.
+
+    Args:
+        run_dir: Folder of a run of `python -m lrnn.fit` on a task whose last label determines the state.
+        checkpoint: Checkpoint of that run; its last one when absent.
+        lengths: Lengths of the sequences.
+        samples: Number of sequences of each length. Spread and separation need two with the same label.
+        samples_per_label: Number of sequences for each possible label, by which the mean states at the longest training
+            length are estimated.
+        precisions: Precisions of the model's arithmetic. In bf16-mixed the state itself is in float32. Without rounding
+            (64-true), states drift because they were not learned exactly.
+        segment: Tokens of a sequence read in one call of the model, with the state carried on to the next.
+        device: Device of the model; auto takes a GPU if there is one.
+        out: Folder for the numbers, states.json, and their figure, states.png; run_dir/states when absent.
+    """
+    _check_at_least(1, samples=samples, samples_per_label=samples_per_label, segment=segment)
+    path = Path(run_dir, "config.yaml")
+    if not path.is_file():
+        raise ConfigError(f"run_dir: {run_dir} is not the folder of a run: it has no config.yaml")
+    checkpoint = checkpoint or str(Path(run_dir, "checkpoints/last.ckpt"))
+    model, data, place = load_model(checkpoint), _task_of(path), choose_device(device)
+    _check_recurrent(model)
+    _check_vocabulary(model, data)
+    trained = data.train_lengths[1]
+    _check_lengths(data, [(length, length) for length in (trained, *lengths)])
+    if not lengths or not precisions:
+        raise ConfigError("lengths, precisions: must name at least one each")
+    read = partial(_read, task=data, segment=segment, device=place)
+    enough = max(samples, samples_per_label * round(1 / (data.chance or 1)))
+    curves: dict[str, list[StatesAtLength]] = {}
+    for precision in precisions:
+        ready, context = _in_precision(model.to(place), precision, place)
+        states, labels, _ = read(ready, trained, enough, precision=context, validation=True)
+        means = reference_means(states, labels)
+        curves[precision] = [_measure(read(ready, n, samples, precision=context), n, means) for n in lengths]
+        if precision == precisions[0]:
+            of_labels = means
+    heads, tokens = (
+        _reflections(model.double(), data, trained, place, of_labels) if has_reflections(model) else ([], {})
+    )
+    exponents = {name: _exponent(curve, trained) for name, curve in curves.items()}
+    _print(curves, exponents, heads)
+    record = {
+        "checkpoint": checkpoint,
+        "model": import_path(type(model)),
+        "task": import_path(type(data)),
+        "trained_length": trained,
+        "samples": samples,
+        "reference_samples": enough,
+        "separation": of_labels.separation,
+        "curves": {name: [asdict(one) for one in curve] for name, curve in curves.items()},
+        "growth_exponent": exponents,
+        "heads": [asdict(head) for head in heads],
+        "tokens": tokens,
+    }
+    _write(Path(out or Path(run_dir, "states")), record)
+    return record
+
+
+def _task_of(config: Path) -> LengthTask:
+    return _task(None, {}, yaml.safe_load(config.read_text()).get("data"))
+
+
+def _check_recurrent(model: LanguageModel) -> None:
+    for block in model.backbone.blocks:
+        if isinstance(block.mixer, AttentionMixer):
+            raise ConfigError(
+                f"checkpoint: {import_path(type(model))} has attention, whose state grows with the length"
+            )
+
+
+def _in_precision(
+    model: LanguageModel, precision: Precision, device: torch.device
+) -> tuple[LanguageModel, Callable[[], AbstractContextManager[Any]]]:
+    """Return the model, copied if its weights get another dtype, and the context to call it in."""
+    if precision == "64-true":
+        return copy.deepcopy(model).double(), precision_context("32-true", device)
+    return model.float(), precision_context(precision, device)
+
+
+@torch.no_grad()
+def _read(
+    model: LanguageModel,
+    length: int,
+    samples: int,
+    *,
+    task: LengthTask,
+    segment: int,
+    device: torch.device,
+    precision: Callable[[], AbstractContextManager[Any]],
+    validation: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the states (N, D), the last labels (N,), and whether the model answers them, after sequences of a length.
+
+    Raises:
+        ConfigError: if the last labels of the sequences are not all at the same token.
+    """
+    states, labels, right = [], [], []
+    for batch in task.evaluation_batches(length, length, samples, validation, tokens=ROWS * length):
+        inputs, label = _up_to_the_last_label(batch.inputs, batch.labels)
+        state = None
+        for part in inputs.split(segment, 1):
+            with precision():
+                logits, state = model(part.to(device), state)
+        states.append(torch.cat(recurrent_states(model, state), 1))
+        labels.append(label.to(device))
+        right.append(logits[:, -1].argmax(-1) == labels[-1])
+    return torch.cat(states), torch.cat(labels), torch.cat(right)
+
+
+def _up_to_the_last_label(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    columns = torch.arange(labels.shape[1])
+    last = torch.where(labels != IGNORE, columns, -1).max(1).values
+    if (last != last[0]).any() or last[0] < 0:
+        raise ConfigError(
+            "run_dir: the task's sequences of one length must all have their last label at the same token"
+        )
+    return inputs[:, : last[0] + 1], labels[:, last[0]]
+
+
+def recurrent_states(model: LanguageModel, state: Any) -> list[Tensor]:
+    """Return what each block carries on from token to token, flattened: (B, D) a block. Convolutions are left out.
+
+    Mixers with a convolution have its state first.
+    """
+    found = []
+    for block, (mixer_state, _) in zip(model.backbone.blocks, state, strict=True):
+        tensors = mixer_state[1:] if hasattr(block.mixer, "conv") else mixer_state
+        numbers = torch.cat([x.flatten(1) for x in tensors], 1)
+        # nothing reads the norm of a product of matrices, which may grow or fade
+        found.append(F.normalize(numbers) if isinstance(block.mixer, MatrixProductMixer) else numbers)
+    return found
+
+
+def _measure(read: tuple[Tensor, Tensor, Tensor], length: int, means: Means) -> StatesAtLength:
+    states, labels, right = read
+    R, M = spread_and_separation(states, labels)
+    distances = (*drift(states, labels, means), R, M)
+    return StatesAtLength(length, float(right.double().mean()), *(x / means.separation for x in distances))
+
+
+def _exponent(curve: Sequence[StatesAtLength], trained: int) -> float | None:
+    """Return the power of the length with which the drift grows, from the training length until states overlap."""
+    points = [one for one in curve if one.length >= trained and one.drift < 0.3]
+    return growth_exponent([one.length for one in points], [one.drift for one in points])
+
+
+def _reflections(
+    model: LanguageModel, task: LengthTask, length: int, device: torch.device, means: Means
+) -> tuple[list[Head], dict[str, Any]]:
+    """Summarize the heads of all layers, and return the gates and keys of each token by the number of its layer."""
+    batch = next(iter(task.evaluation_batches(length, length, 256, validation=True, tokens=256 * length)))
+    heads: list[Head] = []
+    tokens = {}
+    known = means.states[~means.states[:, 0].isnan()]
+    of_blocks = dict(zip(range(len(model.backbone.blocks)), _split(model, known), strict=True))
+    for layer in reflections_of(model, batch.inputs.to(device)):
+        H, K = layer.k.shape[2:]
+        heads += summarize(layer, of_blocks[layer.block].unflatten(1, (H, K, -1)))
+        tokens[str(layer.block)] = by_token(layer)
+    return heads, tokens
+
+
+def _split(model: LanguageModel, states: Tensor) -> Iterator[Tensor]:
+    """Split states (N, D) into those of the blocks."""
+    with torch.no_grad():
+        _, state = model(torch.zeros(1, 1, dtype=torch.long, device=states.device))
+    yield from states.split([x.shape[1] for x in recurrent_states(model, state)], 1)
+
+
+def _print(curves: dict[str, list[StatesAtLength]], exponents: dict[str, float | None], heads: Sequence[Head]) -> None:
+    console = Console(width=max(Console().width, 110))
+    for precision, curve in curves.items():
+        grows = exponents[precision]
+        title = precision if grows is None else f"{precision}: drift grows as length^{grows:.2f}"
+        table = Table("length", "labels right", "drift", "across", "spread R", "separation M", "R / M", title=title)
+        for one in curve:
+            ratio = one.spread / one.separation if one.separation else None
+            values = (one.drift, one.drift_across, one.spread, one.separation, ratio)
+            table.add_row(f"{one.length:,}", f"{one.right:.3f}", *map(_short, values))
+        console.print(table)
+    console.print(
+        "Distances are in units of the labels' separation at the training length. drift: from the label's mean state "
+        "there, along the directions in which these differ, and across them."
+    )
+    if not heads:
+        return
+    largest = heads[0].largest
+    table = Table(
+        *("head", "share", "directions", "1 - s", "worst", "beta ~ 0", "by", f"~ {largest:g}", "by"),
+        *("|cos| ~ 0", "|cos|"),
+    )
+    for head in heads:
+        table.add_row(
+            f"{head.block}.{head.head}",
+            f"{head.share:.3f}",
+            str(head.directions),
+            *map(_short, (head.contraction, head.worst)),
+            *(f"{head.near_0:.2f}", _short(head.from_0), f"{head.near_largest:.2f}", _short(head.from_largest)),
+            *("-" if value is None else f"{value:.2f}" for value in (head.orthogonal, head.cosine)),
+        )
+    console.print(table)
+    console.print(
+        "share: of the labels' separation. s: singular values of the transitions in the directions that hold the label."
+    )
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1e}"
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / "states.json.new"
+    new.write_text(json.dumps(record, indent=1) + "\n")
+    new.replace(folder / "states.json")
+    name = record["model"].rpartition(".")[2]
+    states_figure({name: record}).savefig(folder / "states.png", dpi=150)
+    print(f"written to {folder}: states.json, states.png")
+
+
+def states_figure(records: dict[str, dict[str, Any]]) -> Figure:
+    """Draw drift against length: one colour for each name, one style for each precision.
+
+    Args:
+        records: what `evaluate_states` returned, by the name of the model.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    styles = {"64-true": ":", "32-true": "-", "bf16-mixed": "--"}
+    for i, (name, record) in enumerate(records.items()):
+        for precision, curve in record["curves"].items():
+            points = [(one["length"], one["drift"]) for one in curve]
+            axes.plot(
+                *zip(*points, strict=True), styles[precision], color=f"C{i}", marker=".", label=f"{name}, {precision}"
+            )
+    trained = max(record["trained_length"] for record in records.values())
+    axes.axvspan(0, trained, color="0.92", zorder=0, label=f"trained on (up to {trained})")
+    axes.axhline(1, color="0.6", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    ticks = sorted({one["length"] for record in records.values() for c in record["curves"].values() for one in c})
+    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+    axes.set(xlabel="sequence length", ylabel="drift / separation of the labels")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    return figure

@@ -1,0 +1,136 @@
+"""State consistency: sequences with the same answer end in the same state.
+
+On a task whose last label determines the state that a model must keep, such as the product of the elements of a group,
+the term
+
+    strength * mean_i |S_i - C[y_i]|^2 / mean_y |C[y] - mean C|^2
+
+is added to the loss (lrnn/models/auxiliary_terms.py). S_i are the recurrent states of all blocks after sequence i, y_i
+is its last label, and C is a learned table with one state a label. The means over y take the labels that have occurred.
+
+Cross-entropy teaches almost nothing once every answer is right, since its gradient fades exponentially. A recurrence
+that keeps its states does not correct errors, so the errors that are left add up over a long sequence. The ratio above
+is what decides how long the states stay apart (arXiv 2605.07755). Its gradient fades only as the states become exact.
+
+Training has two phases. At first only C learns: the term is mean_i |S_i - C[y_i]|^2 and no gradient reaches the model.
+The second phase begins when training has reached its longest sequences and the cross-entropy is small; begun before the
+labels are learned, the term can keep a model from learning them. Its strength then grows linearly over the ramp.
+
+Discrete states inside the transition of a nonlinear RNN (Das and Mozer 1993; Wang and Niepert, ICML 2019) are the
+nearest relatives. Here the transition stays as it is.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrnn.ops import IGNORE, at_least_float32
+
+CHECK = 50  # optimizer steps between two looks at the cross-entropy, for each of which the CPU waits for the GPU
+MEMORY = 50  # training batches that the running mean of the cross-entropy looks back over
+
+
+class StateConsistency(nn.Module):
+    """Table C, and the state of the two phases."""
+
+    def __init__(self, labels: int, size: int, strength: float, start: float, ramp: float):
+        """
+        Args:
+            labels: number of labels.
+            size: size of the recurrent states of all blocks together.
+            strength: strength of the term after the ramp.
+            start: cross-entropy, in nats, below which the second phase begins.
+            ramp: optimizer steps over which the strength grows, or a fraction of all steps if below 1.
+
+        Raises:
+            ValueError: if an option is out of its range, or the model has no recurrent state.
+        """
+        super().__init__()
+        if not strength > 0 or not math.isfinite(strength):
+            raise ValueError(f"model.state_consistency: must be 0 or a positive number, got {strength}")
+        if not start > 0:
+            raise ValueError(f"model.consistency_start: must be above 0, got {start}")
+        if not 0 <= ramp < math.inf:
+            raise ValueError(f"model.consistency_ramp: must be at least 0 and finite, got {ramp}")
+        if not size:
+            raise ValueError(
+                "model.state_consistency: must be 0, as no mixer of this model has a recurrent state that can be "
+                "compared (Mixer.recurrent_size)"
+            )
+        self.strength, self.start, self.ramp = strength, start, ramp
+        self.table = nn.Parameter(torch.zeros(labels, size))
+        self.table.no_weight_decay = True  # type: ignore[attr-defined]
+        self.table.unclipped = True  # type: ignore[attr-defined]
+        self.seen: Tensor
+        self.cross_entropy: Tensor
+        self.weight: Tensor
+        self.began: Tensor
+        self.register_buffer("seen", torch.zeros(labels, dtype=torch.bool))  # labels that have occurred
+        self.register_buffer("cross_entropy", torch.tensor(math.log(labels)))  # running mean
+        self.register_buffer("weight", torch.tensor(0.0))  # strength at this step, 0 in the first phase
+        self.register_buffer("began", torch.tensor(-1))  # first step of the second phase, -1 before it
+        self._began = -1  # the same on the CPU
+        self._checked = -1
+
+    def forward(self, states: list[Tensor], labels: Tensor, cross_entropy: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the term, a scalar, and the ratio in it, which has no gradient.
+
+        The choice between the phases is arithmetic on the GPU, so that a recorded step can be replayed in both.
+
+        Args:
+            states: recurrent states of each block after the last token, (B, size of the block).
+            labels: labels at the last token (B,). A sequence without one, -100, does not count: it is shorter, and its
+                padding has changed its state. Such are in a batch in which a curriculum reaches another length.
+            cross_entropy: mean over the batch, in nats, a scalar.
+        """
+        scored = labels != IGNORE
+        with torch.no_grad():
+            self.seen |= (labels[:, None] == torch.arange(len(self.seen), device=labels.device)).any(0)
+            self.cross_entropy.lerp_(cross_entropy.to(self.cross_entropy), 1 / MEMORY)
+        second = self.weight > 0
+        S = torch.cat([at_least_float32(state) for state in states], 1)
+        S = torch.where(second, S, S.detach())
+        distances = (S - F.embedding(labels.where(scored, 0), self.table)).square().sum(1)
+        distance = distances.where(scored, 0).sum() / scored.sum().clamp(min=1)
+        ratio = distance / torch.where(second, self._separation(), 1.0)  # the table is all zero at the first step
+        term = torch.where(second, self.weight * ratio, distance)
+        return term, ratio.detach()
+
+    def _separation(self) -> Tensor:
+        """Return the mean squared distance of the states in the table from their mean, over the labels seen."""
+        seen = self.seen[:, None]
+        count = self.seen.sum()
+        centre = (self.table * seen).sum(0) / count
+        return ((self.table - centre).square() * seen).sum() / count
+
+    def resume(self) -> None:
+        """Read the phase from the buffers, which a checkpoint may have filled."""
+        self._began, self._checked = int(self.began), -1
+
+    def wants_check(self, step: int) -> bool:
+        """Return whether `check` is due before optimizer step number `step`; the same on all ranks."""
+        return self._began < 0 and step > 0 and step % CHECK == 0 and step != self._checked
+
+    def check(self, step: int, cross_entropy: Tensor, longest: bool) -> None:
+        """Begin the second phase at this step if the time has come.
+
+        Args:
+            step: number of the step, from 0.
+            cross_entropy: running mean, over all ranks.
+            longest: whether training has reached its longest sequences.
+        """
+        self._checked = step
+        if not longest:
+            self.cross_entropy.fill_(math.log(len(self.seen)))  # what is learned of shorter sequences does not count
+        elif cross_entropy.item() < self.start:
+            self._began = step
+            self.began.fill_(step)
+
+    def set_weight(self, step: int, steps: float) -> None:
+        """Set the strength of optimizer step number `step` of `steps`."""
+        if self._began < 0:
+            return
+        ramp = self.ramp * steps if self.ramp < 1 else self.ramp
+        self.weight.fill_(self.strength * min(1.0, (step - self._began + 1) / max(ramp, 1.0)))

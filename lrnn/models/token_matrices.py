@@ -1,0 +1,149 @@
+"""The full-matrix baseline of the paper's Section 5.2: one layer, and a learned transition matrix for every token.
+
+    H_0 = I        H_t = A[x_t] H_{t-1}        logits_t = W project(flatten(H_t))        project(h) = h / max(1, |h|)
+
+A[x] is n x n, with n = 32 in the paper: a table with one matrix a token, without a bound on its eigenvalues. There is
+no embedding, no norm, no residual path and no input to the state. A group's elements as permutation matrices are one of
+its solutions, so it can represent any group of permutations of n points.
+
+Products of many matrices outgrow floating point. So a state whose norm exceeds 2^20 is scaled down by a power of two:
+the projection, which reads it, does not see the scale of a state outside the unit ball.
+
+The paper states no initialisation. Here every matrix starts as a random rotation or reflection, so that products of any
+length start with singular values of 1.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrnn.models.auxiliary_terms import Terms
+from lrnn.models.backbone import Block, BlockState
+from lrnn.models.language_model import LanguageModel
+from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.models.transitions import MatrixTransitions
+from lrnn.ops.common.form import choose_form
+
+LARGEST_NORM = 2.0**20
+
+
+class MatrixProductMixer(Mixer):
+    """Running product of matrices; its state is H (B, n, n)."""
+
+    def __init__(self, layer: Layer):
+        """
+        Args:
+            layer: Place in the model, whose width is n^2.
+        """
+        super().__init__()
+        self.size = round(layer.width**0.5)
+        self.form = layer.form
+
+    def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+        """Map matrices, flattened, (B, T, n^2), to their running products, flattened in the same way."""
+        choose_form("matrix_product", self.form, [x], pytorch=("recurrent",))
+        n = self.size
+        H = torch.eye(n, dtype=x.dtype, device=x.device).expand(len(x), n, n) if state is None else state[0]
+        states = []
+        with torch.autocast(x.device.type, enabled=False):  # the state stays in float32
+            for A in x.unflatten(-1, (n, n)).unbind(1):
+                H = A @ H
+                H = H * _scale(H)
+                states.append(H)
+        return torch.stack(states, 1).flatten(2), (H,)
+
+    @property
+    def recurrent_size(self) -> int:
+        return self.size**2
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> MatrixTransitions:
+        """Return the matrices A of T tokens, one group; takes the arguments of `forward`."""
+        return MatrixTransitions(x.unflatten(-1, (1, self.size, self.size)))
+
+    def recurrence_flops(self, context: int) -> int:
+        """Count the product A H."""
+        return 2 * self.size**3
+
+
+def _scale(H: Tensor) -> Tensor:
+    """Return 1, or where the norm of a state exceeds LARGEST_NORM the power of two that takes it to about 1: (B, 1, 1).
+
+    It is a constant for the gradient. That is exact, as the gradient at a state outside the unit ball is orthogonal to
+    the state.
+    """
+    norm = torch.linalg.matrix_norm(H.detach(), keepdim=True)
+    return torch.where(norm > LARGEST_NORM, torch.exp2(-torch.log2(norm).floor()), 1.0).to(H.dtype)
+
+
+class MatrixBlock(Block):
+    """A mixer alone: neither norms nor a residual path."""
+
+    def __init__(self, mixer: Mixer, keeps_state: bool):
+        nn.Module.__init__(self)
+        self.mixer, self.channel_mixer = mixer, None
+        self.keeps_state = keeps_state
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        state: BlockState | None = None,
+        positions: Tensor | None = None,
+        terms: Terms | None = None,
+    ) -> tuple[Tensor, Tensor, BlockState]:
+        """Return the running products (B, T, n^2), or those at `positions` (B, P), and zeros of the same shape."""
+        h, mixer_state = self.mixer(x, None if state is None else state[0])
+        if positions is not None:
+            h = h.take_along_dim(positions[..., None], dim=1)
+        return h, torch.zeros_like(h), (mixer_state, ())
+
+
+class ProjectToUnitBall(nn.Module):
+    """Sum x + y of two terms (B, T, size), and the nearest point of the unit ball to the sum."""
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        s = x + y
+        return s, s / s.norm(dim=-1, keepdim=True).clamp_min(1)
+
+
+class TokenMatrices(LanguageModel):
+    """Linear RNN with a learned transition matrix for every token, the paper's full-matrix baseline on groups."""
+
+    def __init__(self, matrix_size: int = 32, **kwargs: Any):
+        """
+        Args:
+            matrix_size: Number of rows and columns n of each token's matrix.
+            **kwargs: Options of every model (lrnn.models.LanguageModel) that concern vocabulary, form and optimizer.
+
+        Raises:
+            ValueError: if an option is out of its range.
+        """
+        if matrix_size < 1:
+            raise ValueError(f"model.matrix_size: must be at least 1, got {matrix_size}")
+        super().__init__(
+            MatrixProductMixer,
+            width=matrix_size**2,
+            layers=1,
+            mlp_width=None,
+            channel_mixer=None,
+            norm="rms",
+            norm_eps=0.0,
+            init_std=None,
+            tie_embeddings=False,
+            **kwargs,
+        )
+        backbone = self.backbone
+        usual = backbone.blocks[0]
+        backbone.blocks = nn.ModuleList([MatrixBlock(usual.mixer, usual.keeps_state)])  # type: ignore[assignment]
+        backbone.norm = ProjectToUnitBall()
+        with torch.no_grad():
+            for row in backbone.embedding.weight:
+                nn.init.orthogonal_(row.view(matrix_size, matrix_size))
+        self.record_options({"matrix_size": matrix_size, **kwargs})
+
+    def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """Return the parameters with and without weight decay. The embedding holds matrices, and decays as they do."""
+        decayed, kept = super().decay_groups()
+        matrices = list(self.backbone.embedding.parameters())
+        return [*decayed, *matrices], [parameter for parameter in kept if parameter is not matrices[0]]
