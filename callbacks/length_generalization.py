@@ -36,7 +36,7 @@ class LengthGeneralization(L.Callback):
         lengths: tuple[int, ...] = (40, 64, 96, 128, 160, 192, 224, 256),
         final_lengths: tuple[int, ...] = (512, 1024, 4096, 16384),
         samples: int = 256,
-        segment: int = 1024,
+        segment: int | None = None,
         prefix_length: int | None = None,
     ):
         """
@@ -45,7 +45,7 @@ class LengthGeneralization(L.Callback):
             final_lengths: Lengths scored at the end only, after the others.
             samples: Number of sequences of each length.
             segment: Tokens of a sequence read in one call of the model, with the state carried on to the next, so that
-                memory does not grow with the length.
+                memory does not grow with the length; 1,024 when absent, and 32 on a CPU, which is faster there.
             prefix_length: Length of the sequences that are scored at each of their positions, `samples` of them at
                 every validation and as many as the test set has at the end; none when absent.
         """
@@ -55,7 +55,7 @@ class LengthGeneralization(L.Callback):
             if any(length < 2 for length in values):
                 raise ValueError(f"{name}: every length must be at least 2, got {list(values)}")
         for name, value in (("samples", samples), ("segment", segment)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1, got {value}")
         self.lengths = lengths
         self.final_lengths = final_lengths

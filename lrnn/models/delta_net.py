@@ -17,7 +17,15 @@ from lrnn.models.gate_saturation import saturation_of_logits
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
-from lrnn.ops import at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
+from lrnn.ops import (
+    at_least_float32,
+    delta_rule,
+    delta_rule_state,
+    linear,
+    qkv_convolution,
+    range_scale,
+    unit_heads,
+)
 from lrnn.ops.qkv_convolution.op import Heads
 
 
@@ -102,6 +110,20 @@ class DeltaNetMixer(Mixer):
                 qkv, conv_state = torch.cat([qk, F.silu(v)], -1), x[:, :0]
             heads = unit_heads(qkv, self.heads)
         return heads, at_least_float32(logits), conv_state
+
+    def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
+        if self.conv.kernel_size or x.is_cuda:
+            return super().advance(x, state)
+        conv_state, S = state if state is not None else (x[:, :0], None)
+        channels = self.splits[0] // 3
+        kv, logits = linear(x, self.in_proj.weight[channels:]).split([2 * channels, self.heads], dim=-1)
+        k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        k, v = F.silu(k) if self.qk_activation == "silu" else k, F.silu(v)
+        k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
+        beta = self.beta_scale * torch.sigmoid(at_least_float32(logits))
+        if k.element_size() < 4:
+            beta = beta / k.float().square().sum(-1).clamp_min(0.5)
+        return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
 
     @property
     def recurrent_size(self) -> int:

@@ -19,7 +19,7 @@ from lrnn.models.architecture import Architecture
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
-from lrnn.ops import at_least_float32, delta_product, range_scale
+from lrnn.ops import at_least_float32, delta_product, range_scale, softplus
 
 
 class DeltaProductMixer(Mixer):
@@ -106,7 +106,7 @@ class DeltaProductMixer(Mixer):
 
     def _log_gate(self, gate: Tensor) -> Tensor | None:
         """Return log g (B, T, heads) from its logits, or None without a forget gate."""
-        return -self.A_log.exp() * F.softplus(at_least_float32(gate) + self.dt_bias) if self.forget_gate else None
+        return -self.A_log.exp() * softplus(at_least_float32(gate) + self.dt_bias) if self.forget_gate else None
 
     def _beta(self, logits: Tensor, k: Tensor) -> Tensor:
         """Return beta (B, T, n, heads) from its logits (B, T, n heads), for keys that may be rounded."""

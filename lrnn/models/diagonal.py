@@ -4,8 +4,8 @@
     a   = sigmoid(10 W x / sqrt(width))          in (0, 1), or tanh of the same, in (-1, 1)
     b   = W' x / sqrt(width)
 
-The steep gates reach the ends of their range early. The authors' model has no residual
-path; the block here has one, like all blocks of this package.
+The steep gates reach the ends of their range early. The authors' model has no residual path; the block here has one,
+like all blocks of this package, unless `residual` is false.
 """
 
 import torch

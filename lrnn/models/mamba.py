@@ -20,7 +20,7 @@ from lrnn.models.gate_saturation import saturation_of_decay
 from lrnn.models.layers import Linear, ShortConvolution
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import DiagonalTransitions
-from lrnn.ops import at_least_float32, range_scale, selective_scan
+from lrnn.ops import at_least_float32, range_scale, selective_scan, softplus
 
 
 class MambaMixer(Mixer):
@@ -80,7 +80,7 @@ class MambaMixer(Mixer):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, conv_state = self.conv(u, conv_state)
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
-        dt = F.softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
+        dt = softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
         A = -torch.exp(at_least_float32(self.A_log))
         if terms is not None:
             terms["gate_saturation"] = saturation_of_decay(dt, A, self.gate_saturation)

@@ -129,6 +129,7 @@ class TokenMatrices(LanguageModel):
             channel_mixer=None,
             norm="rms",
             norm_eps=0.0,
+            residual=True,
             init_std=None,
             tie_embeddings=False,
             **kwargs,

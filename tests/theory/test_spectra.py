@@ -175,6 +175,7 @@ def test_options_out_of_range(options, message):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
 def test_a_compiled_run_on_a_gpu_logs_its_spectrum(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     fit([

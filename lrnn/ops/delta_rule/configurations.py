@@ -25,14 +25,24 @@ HOPPER: dict[str, Configuration] = {
 # ptxas gives 4 warps with much to hold 32 registers a thread, unless it is told to use all 255
 OTHERS: dict[str, Configuration] = {
     "forward": {"BV": 32, "num_warps": 4, "num_stages": 2, "maxnreg": 255},
+    "adjoint": {"BV": 32, "num_warps": 4, "num_stages": 1, "maxnreg": 255},
+    "backward": {"BK": 32, "num_warps": 4, "num_stages": 1, "maxnreg": 255},
+}
+OTHERS_ABOVE_64: dict[str, Configuration] = {
+    **OTHERS,
     "adjoint": {"BV": 32, "num_warps": 8, "num_stages": 1},
     "backward": {"BK": 16, "num_warps": 8, "num_stages": 1},
 }
 
 
-def long_kernels(card: Card) -> dict[str, Configuration]:
-    """Return the configurations of the long kernels: BV columns of the state, or BK of the keys, for each program."""
-    return HOPPER if card.hopper else OTHERS
+def long_kernels(card: Card, size: int) -> dict[str, Configuration]:
+    """Return the configurations of the long kernels, for heads of `size`.
+
+    BV columns of the state, or BK of the keys, are for each program.
+    """
+    if card.hopper:
+        return HOPPER
+    return OTHERS if size <= 64 else OTHERS_ABOVE_64
 
 
 def short_warps(size: int) -> int:

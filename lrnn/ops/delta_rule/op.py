@@ -20,10 +20,11 @@ from torch import Tensor
 
 from lrnn.ops.common.cards import Card, card_of
 from lrnn.ops.common.form import Form, Kernel, choose_form
-from lrnn.ops.delta_rule.chunked import Chunked
+from lrnn.ops.delta_rule.chunked import Chunked, final_state, without_gradient
 from lrnn.ops.delta_rule.configurations import LARGEST_HEAD_OF_FLA, largest_head, most_tokens_of_short
 from lrnn.ops.delta_rule.recurrent import recurrent
 
+CHUNK_WITHOUT_GRADIENT = 32  # tokens, on a CPU: with heads of 16, chunks of 64 take up to three times as long
 SHORT = Kernel("triton (short kernels)", "lrnn.ops.delta_rule.operators_short")
 LONG = Kernel("triton (long kernels)", "lrnn.ops.delta_rule.operators_long")
 FLA = Kernel("flash-linear-attention", "lrnn.ops.delta_rule.operators_fla")
@@ -75,9 +76,29 @@ def delta_rule(
     with torch.autocast(v.device.type, enabled=False):  # the state stays in float32
         if chosen == "recurrent":
             o, state = recurrent(q, k, v, beta, state)
-        else:
+        elif torch.is_grad_enabled() or v.is_cuda:
             o, state = Chunked.apply(q, k, v, beta, state, chunk_size)
+        else:
+            o, state = without_gradient(q, k, v, beta, state, min(chunk_size, CHUNK_WITHOUT_GRADIENT))
     return o.reshape(B, H, T, V).transpose(1, 2).to(out_dtype), state.reshape(B, H, K, V)
+
+
+def delta_rule_state(
+    k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None = None, *, form: Form = "auto"
+) -> Tensor:
+    """Return the final state of `delta_rule`, whose queries it does not depend on; a CPU then computes half as much.
+
+    Args:
+        k, v, beta, initial_state, form: as of `delta_rule`. No gradient is computed.
+    """
+    (B, T, H, K), V = k.shape, v.shape[-1]
+    if v.is_cuda or T == 1 or form == "recurrent":
+        return delta_rule(k, k, v, beta, initial_state, form=form)[1]
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    k, v, beta = (x.to(dtype).transpose(1, 2).reshape(B * H, T, -1) for x in (k, v, beta))
+    state = v.new_zeros(B * H, K, V) if initial_state is None else initial_state.to(dtype).reshape(B * H, K, V)
+    with torch.autocast(v.device.type, enabled=False), torch.no_grad():
+        return final_state(k, v, beta, state, CHUNK_WITHOUT_GRADIENT).reshape(B, H, K, V)
 
 
 def choose_kernel(tokens: int, K: int, V: int, dtype: torch.dtype, card: Card) -> Kernel:

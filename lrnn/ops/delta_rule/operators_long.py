@@ -34,7 +34,7 @@ def delta_rule_op(
     chunks = cdiv(T, CHUNK)
     scratch = beta.new_empty(B * H * chunks, CHUNK, SOLVE["BLOCK"])
     solve_kernel[(chunks, B * H)](k, beta, L, scratch, T, **sizes, **SOLVE)
-    options = _columns(V, long_kernels(card_of(q.device))["forward"])
+    options = _columns(V, long_kernels(card_of(q.device), max(K, V))["forward"])
     forward_kernel[(cdiv(V, options["BV"]), B * H)](
         q, k, v, beta, L, S0, o, G, starts, S_end, T, V=V, HAS_S0=S0 is not None, KEEP=keep, **sizes, **options
     )
@@ -68,7 +68,7 @@ def delta_rule_backward(
     dq, dk, dv, dbeta, dR = (torch.empty_like(x) for x in (q, k, do, beta, do))
     dS0, ends = q.new_empty(B, H, K, V, dtype=torch.float32), torch.empty_like(starts)
     sizes = {"H": H, "K": K, "V": V, "C": CHUNK, "WHOLE": _whole(T, K, V)}
-    configurations = long_kernels(card_of(q.device))
+    configurations = long_kernels(card_of(q.device), max(K, V))
     options = _columns(V, configurations["adjoint"])
     adjoint_kernel[(cdiv(V, options["BV"]), B * H)](
         q, k, beta, L, do, dS_end, dR, ends, dS0, T, HAS_DS=dS_end is not None, BK=_tile(K), **sizes, **options
