@@ -4,6 +4,7 @@ from callbacks.activation_checkpointing import ActivationCheckpointing
 from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.best_weights import BestWeights
 from callbacks.checkpoint import ResumableCheckpoint
+from callbacks.choice_accuracy import ChoiceAccuracy
 from callbacks.compile_training import CompileTraining
 from callbacks.cosine_warmup import CosineWarmup
 from callbacks.length_generalization import LengthGeneralization
@@ -18,6 +19,7 @@ __all__ = [
     "ActivationCheckpointing",
     "AtomicCheckpointIO",
     "BestWeights",
+    "ChoiceAccuracy",
     "CompileTraining",
     "CosineWarmup",
     "FullySharded",

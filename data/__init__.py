@@ -1,4 +1,5 @@
-"""LightningDataModules: synthetic tasks (data/tasks/, one file a task) and text as token shards (data/text/).
+"""LightningDataModules: synthetic tasks (data/tasks/, one file a task) and text as token shards (data/text/),
+and state tracking in text (data/state_tracking/).
 
 A class is imported when it is first used, so that `python -m data.prepare` and its workers need neither torch nor
 Lightning.
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from data.errors import DataError
     from data.resumable import Batch
+    from data.state_tracking.rows import StateTrackingText
     from data.tasks.cycle_navigation import CycleNavigation
     from data.tasks.even_pairs import EvenPairs
     from data.tasks.group import GroupWordProblem
@@ -29,6 +31,7 @@ __all__ = [
     "ModularArithmetic",
     "ModularArithmeticBrackets",
     "Parity",
+    "StateTrackingText",
     "SyntheticTask",
 ]
 
@@ -42,6 +45,7 @@ _MODULES = {
     "ModularArithmetic": "data.tasks.modular_arithmetic",
     "ModularArithmeticBrackets": "data.tasks.modular_arithmetic_brackets",
     "Parity": "data.tasks.parity",
+    "StateTrackingText": "data.state_tracking.rows",
     "SyntheticTask": "data.tasks.synthetic",
 }
 

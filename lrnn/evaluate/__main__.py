@@ -3,10 +3,16 @@
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.evaluate.depth import evaluate_depth
 from lrnn.evaluate.lengths import evaluate_lengths
+from lrnn.evaluate.state_tracking import evaluate_state_tracking
 from lrnn.evaluate.states import evaluate_states
 from lrnn.runtime.command import command
 
-COMMANDS = {"depth": evaluate_depth, "lengths": evaluate_lengths, "states": evaluate_states}
+COMMANDS = {
+    "depth": evaluate_depth,
+    "lengths": evaluate_lengths,
+    "state_tracking": evaluate_state_tracking,
+    "states": evaluate_states,
+}
 
 
 def main() -> None:

@@ -17,17 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from lrnn.evaluate.contract import LengthTask
-from lrnn.evaluate.lengths import (
-    Precision,
-    _check_at_least,
-    _check_lengths,
-    _check_vocabulary,
-    _device,
-    _precision,
-    _run_config,
-    _task,
-)
+from lrnn.evaluate.lengths import _check_at_least, _check_lengths, _check_vocabulary, _task
 from lrnn.evaluate.scoring import right_sequences
+from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
 from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
@@ -72,15 +64,15 @@ def evaluate_depth(
     if not lengths:
         raise ConfigError("lengths: must name at least one")
     checkpoint = checkpoint or str(Path(run_dir, "checkpoints/last.ckpt"))
-    model, config = load_model(checkpoint), _run_config(checkpoint)
+    model, config = load_model(checkpoint), run_config(checkpoint)
     task = _task(None, {} if evaluation_seed is None else {"evaluation_seed": evaluation_seed}, config.get("data"))
     if not isinstance(task, NestedTask):
         raise ConfigError(f"run_dir: the run's task, {import_path(type(task))}, has no depth of brackets")
     _check_vocabulary(model, task)
     _check_lengths(task, [(length, length) for length in lengths])
-    place = _device(device)
+    place = choose_device(device)
     model.to(place)
-    context = _precision(precision or config.get("trainer", {}).get("precision") or "32-true", place)
+    context = precision_context(precision or config.get("trainer", {}).get("precision") or "32-true", place)
     counts: dict[int, dict[int, tuple[int, int]]] = {}  # length -> first depth of a bin -> (sequences, right ones)
     for length in lengths:
         depths, right = [], []

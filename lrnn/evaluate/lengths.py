@@ -5,28 +5,25 @@ python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ck
 """
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from lrnn.evaluate.contract import LengthTask, missing_members
 from lrnn.evaluate.length_figure import length_figure, prefix_figure
 from lrnn.evaluate.scoring import PrefixScores, Scores, as_record, score, score_prefixes
+from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
 from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.instantiate import instantiate
 
-Precision = Literal["32-true", "bf16-mixed"]
 LENGTHS = (40, 64, 96, 128, 160, 192, 224, 256, 512, 1024, 4096, 16384)
 
 
@@ -66,16 +63,16 @@ def evaluate_lengths(
         out: Folder for the scores, lengths.json, and their figure, lengths.png; nothing is written when absent.
     """
     _check_at_least(1, samples=samples, segment=segment, test_samples=test_samples, prefix_length=prefix_length)
-    model, config = load_model(checkpoint), _run_config(checkpoint)
+    model, config = load_model(checkpoint), run_config(checkpoint)
     options = {**(task_options or {}), **({} if evaluation_seed is None else {"evaluation_seed": evaluation_seed})}
     data = _task(task, options, config.get("data"))
     _check_vocabulary(model, data)
     test_lengths, test_samples = test_lengths or data.test_lengths, test_samples or data.test_samples
     spans = [test_lengths, *((length, length) for length in (*lengths, *([prefix_length] if prefix_length else [])))]
     _check_lengths(data, spans)
-    place = _device(device)
+    place = choose_device(device)
     model.to(place)
-    context = _precision(precision or config.get("trainer", {}).get("precision") or "32-true", place)
+    context = precision_context(precision or config.get("trainer", {}).get("precision") or "32-true", place)
     run_score = partial(score, model, data, segment=segment, device=place, precision=context)
     test = run_score(*test_lengths, test_samples)
     at = {length: run_score(length, length, samples) for length in lengths}
@@ -106,12 +103,6 @@ def _check_at_least(least: int, **options: int | None) -> None:
             raise ConfigError(f"{name}: must be at least {least}, got {value}")
 
 
-def _run_config(checkpoint: str) -> dict[str, Any]:
-    """The configuration of the run that wrote <run>/checkpoints/<checkpoint>; empty if the file was moved away."""
-    path = Path(checkpoint).parent.parent / "config.yaml"
-    return yaml.safe_load(path.read_text()) if path.is_file() else {}
-
-
 def _task(class_path: str | None, options: dict[str, Any], of_run: dict[str, Any] | None) -> LengthTask:
     if of_run is None and class_path is None:
         raise ConfigError(
@@ -140,23 +131,6 @@ def _check_vocabulary(model: LanguageModel, task: LengthTask) -> None:
     size = model.backbone.head.out_features
     if task.vocab_size > size:
         raise ConfigError(f"task: {import_path(type(task))} has {task.vocab_size} tokens, the model {size}")
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: a GPU was asked for, but CUDA finds none here; choose cpu or auto")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _precision(name: str, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """The contexts in which Lightning calls a model of that precision."""
-    if name == "32-true":
-        return nullcontext
-    if name == "bf16-mixed":
-        return partial(torch.autocast, device.type, torch.bfloat16, cache_enabled=False)
-    raise ConfigError(f"precision: the run was trained in {name}; set --precision to 32-true or bf16-mixed")
 
 
 def _longest_trained(config: dict[str, Any], task: LengthTask) -> int:

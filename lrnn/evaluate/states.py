@@ -22,9 +22,10 @@ from rich.table import Table
 from torch import Tensor
 
 from lrnn.evaluate.contract import LengthTask
-from lrnn.evaluate.lengths import _check_at_least, _check_lengths, _check_vocabulary, _device, _precision, _task
+from lrnn.evaluate.lengths import _check_at_least, _check_lengths, _check_vocabulary, _task
 from lrnn.evaluate.metrics import IGNORE
 from lrnn.evaluate.reflections import Head, by_token, has_reflections, reflections_of, summarize
+from lrnn.evaluate.setting import choose_device, precision_context
 from lrnn.evaluate.spread import Means, drift, growth_exponent, reference_means, spread_and_separation
 from lrnn.models import AttentionMixer, LanguageModel
 from lrnn.models.class_path import import_path
@@ -93,7 +94,7 @@ def evaluate_states(
     if not path.is_file():
         raise ConfigError(f"run_dir: {run_dir} is not the folder of a run: it has no config.yaml")
     checkpoint = checkpoint or str(Path(run_dir, "checkpoints/last.ckpt"))
-    model, data, place = load_model(checkpoint), _task_of(path), _device(device)
+    model, data, place = load_model(checkpoint), _task_of(path), choose_device(device)
     _check_recurrent(model)
     _check_vocabulary(model, data)
     trained = data.train_lengths[1]
@@ -149,8 +150,8 @@ def _in_precision(
 ) -> tuple[LanguageModel, Callable[[], AbstractContextManager[Any]]]:
     """Return the model, copied if its weights get another dtype, and the context to call it in."""
     if precision == "64-true":
-        return copy.deepcopy(model).double(), _precision("32-true", device)
-    return model.float(), _precision(precision, device)
+        return copy.deepcopy(model).double(), precision_context("32-true", device)
+    return model.float(), precision_context(precision, device)
 
 
 @torch.no_grad()

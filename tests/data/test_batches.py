@@ -17,6 +17,7 @@ from data import (
     ModularArithmetic,
     ModularArithmeticBrackets,
     Parity,
+    StateTrackingText,
 )
 
 TASKS = {
@@ -49,6 +50,7 @@ HASHES: dict[str, tuple[str, ...]] = {
     "GroupWordProblem, S5": ("29029ca9008f", "4fa3892e6be0", "7a92c3a392ba", "a7f857bb242d", "5c6f6958ccb0"),
     "GroupWordProblem, swaps": ("98b7b0c835ac", "057b95d3b4d0", "66c5b02666c6", "9b7279edd06c", "43df929964a8"),
     "GroupWordProblem, Z60": ("366383366416", "8c9eb1a6164d", "898cfc0220c0", "797f4b59783e", "7c549237e417"),
+    "StateTrackingText": ("09094344a9c4", "1b0bfe029de0", "7a0667f5aee2", "bdf5c2914fba", "94fc0be4452e"),
     "FineWeb": ("2c8df52ddd44", "d6091413732f", "51cd1e98145b", "f8e1b3251a65"),
 }
 
@@ -80,6 +82,17 @@ def test_batches_of_a_task(name, as_rank):
     validation = digest(make().val_dataloader(), 1)
     evaluation = digest(make().evaluation_batches(40, 256, samples=64), 1)
     assert (*training(make, batches=4, as_rank=as_rank), validation, evaluation) == HASHES[name]
+
+
+def test_batches_of_state_tracking_in_text(as_rank, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+
+    def make(**kwargs):
+        return StateTrackingText(batch_size=4, context=128, validation_samples=32, **kwargs)
+
+    validation = digest(make().val_dataloader(), 1)
+    evaluation = digest(make().evaluation_batches(17, 64, samples=32), 1)
+    assert (*training(make, batches=3, as_rank=as_rank), validation, evaluation) == HASHES["StateTrackingText"]
 
 
 def test_batches_of_text(as_rank, write_shards, tmp_path, monkeypatch, pytestconfig):

@@ -12,6 +12,7 @@ import data
 import lrnn.models
 from callbacks import LengthGeneralization
 from callbacks.contract import CountedData, TrainedModel, trained_model
+from lrnn.evaluate.choices import ChoiceTask
 from lrnn.evaluate.contract import LengthTask, RecurrentModel, missing_members
 
 ARCHITECTURES = [
@@ -22,7 +23,7 @@ ARCHITECTURES = [
 TASKS = [
     cls
     for cls in (getattr(data, name) for name in data.__all__)
-    if issubclass(cls, data.SyntheticTask) and not inspect.isabstract(cls)
+    if issubclass(cls, data.SyntheticTask | data.StateTrackingText) and not inspect.isabstract(cls)
 ]
 
 
@@ -48,6 +49,7 @@ def test_models_keep_the_contract(model):
 def test_tasks_keep_the_contract(task):
     built = task(group="S3") if task is data.GroupWordProblem else task()
     assert keeps(built, LengthTask) and keeps(built, CountedData)
+    assert task is not data.StateTrackingText or keeps(built, ChoiceTask)
 
 
 def test_text_keeps_the_contract_of_training_alone(random_shards):

@@ -1,0 +1,65 @@
+"""Accuracy among choices, by family and length, at the end of training."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from callbacks.contract import members_of
+from lrnn.evaluate.choices import ChoiceTask, accuracy_record, score_choices
+
+
+class ChoiceAccuracy(L.Callback):
+    """Scores the questions of the data module at the end, and how often the right choice is the likeliest.
+
+    Each accuracy is logged as `choices/<family>/<length>`, and all are written to `choice_accuracy.json` in the run's
+    folder. The scores select nothing. In a sweep, list this callback before `LengthGeneralization`, whose file says
+    that a run is finished.
+    """
+
+    def __init__(self, lengths: Sequence[int] = (2, 4, 8, 16, 32, 64, 128), samples: int = 100, segment: int = 1024):
+        """
+        Args:
+            lengths: Lengths of the questions.
+            samples: Number of questions of each family and length.
+            segment: Tokens of a question read in one call of the model, with the state carried on to the next.
+        """
+        for name, values in (("lengths", list(lengths) or [0]), ("samples", [samples]), ("segment", [segment])):
+            if min(values) < 1:
+                raise ValueError(f"{name}: must be at least 1, got {min(values)}")
+        self.lengths = lengths
+        self.samples = samples
+        self.segment = segment
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        _choice_task(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Score on every rank, since all ranks of a sharded model must call it; the first one writes."""
+        questions = _choice_task(trainer).questions(self.lengths, self.samples)
+        precision = trainer.precision_plugin.forward_context
+        scores = score_choices(pl_module, questions, segment=self.segment, device=pl_module.device, precision=precision)
+        if not trainer.is_global_zero:
+            return
+        record = accuracy_record(questions, scores)
+        new = Path(trainer.default_root_dir, "choice_accuracy.json.new")
+        new.write_text(json.dumps(record, indent=1) + "\n")
+        new.replace(new.with_suffix(""))
+        if trainer.logger:
+            values = {
+                f"choices/{family}/{length}": accuracy
+                for family, one in record["families"].items()
+                for length, accuracy in one["accuracy_at"].items()
+            }
+            trainer.logger.log_metrics(values, trainer.global_step)
+
+
+def _choice_task(trainer: L.Trainer) -> ChoiceTask:
+    data = members_of(trainer).datamodule
+    if not isinstance(data, ChoiceTask):
+        raise MisconfigurationException(
+            f"data: {type(data).__name__} has no questions (lrnn.evaluate.choices.ChoiceTask)"
+        )
+    return data
