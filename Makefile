@@ -48,8 +48,11 @@ pretrain-smoke: setup ## Prepare real text without a network, train a small Delt
 	@rm -rf runs/pretrain_smoke/hf
 	@$(RUN) -m lrnn.export --run_dir=runs/pretrain_smoke --out=runs/pretrain_smoke/hf
 
-tensorboard: setup ## Open the runs in TensorBoard
-	@.venv/bin/tensorboard --logdir runs
+theory: setup ## Check the paper's theorems: their constructions against automata, on a CPU in two minutes
+	@$(RUN) -m lrnn.theory theorems
+
+tensorboard: setup ## Show the runs in TensorBoard, and print the address of their charts
+	@.venv/bin/tensorboard --logdir runs 2>&1 | sed -u 's|http://[^ ]*/|&\#custom_scalars\&_smoothingWeight=0|'
 
 test: setup ## Run all tests that need no GPU
 	@$(RUN) -m pytest
@@ -66,6 +69,9 @@ torture: setup ## Interrupt 100 tiny runs at random, resume them, and compare ev
 bench: setup ## Time ours beside a baseline: on a GPU kernels and training steps, else the CPU forms
 	@$(RUN) -m lrnn.bench
 
+kernels: setup ## Compile every kernel for A100s to B200s on a CPU, and hold memory and registers against their limits
+	@$(RUN) -m lrnn.bench.compile
+
 lint: setup ## Check style and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -75,4 +81,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity groups table-quick table pretrain-smoke tensorboard test test-quick test-gpu torture bench lint format
+.PHONY: help setup parity groups table-quick table pretrain-smoke theory tensorboard test test-quick test-gpu torture bench kernels lint format

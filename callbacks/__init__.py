@@ -9,6 +9,7 @@ from callbacks.cosine_warmup import CosineWarmup
 from callbacks.length_generalization import LengthGeneralization
 from callbacks.perplexity import Perplexity
 from callbacks.progress import Progress
+from callbacks.spectrum import Spectrum
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
 from callbacks.strategy.fully_sharded import FullySharded
 from callbacks.throughput import Throughput
@@ -24,6 +25,7 @@ __all__ = [
     "Perplexity",
     "Progress",
     "ResumableCheckpoint",
+    "Spectrum",
     "StopOnNonFinite",
     "Throughput",
     "TrainingDivergedError",

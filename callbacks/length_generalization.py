@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.best_weights import BestWeights
 from callbacks.contract import length_task, members_of
+from callbacks.dashboard.card import log_figure
 from callbacks.scorer import prefix_scorer, scorer
 from lrnn.evaluate.length_figure import length_figure, prefix_figure
 from lrnn.evaluate.scoring import PrefixScores, Scores, as_record
@@ -111,13 +112,11 @@ class LengthGeneralization(L.Callback):
         values |= {f"label_accuracy/{t}": curves["accuracy"][t] for t in shown}
         assert trainer.logger is not None and self.prefix_length is not None
         trainer.logger.log_metrics(values, trainer.global_step)
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_figure"):
-            longest = last * length_task(trainer).train_lengths[1] / self.prefix_length
-            drawn = {"labels up to t": [curves["sequence_accuracy"]], "label at t": [curves["accuracy"]]}
-            figure = prefix_figure(drawn, longest)
-            figure.axes[0].set_ylabel("share that is right")
-            writer.add_figure("accuracy_at_each_token", figure, trainer.global_step)
+        longest = last * length_task(trainer).train_lengths[1] / self.prefix_length
+        drawn = {"labels up to t": [curves["sequence_accuracy"]], "label at t": [curves["accuracy"]]}
+        figure = prefix_figure(drawn, longest)
+        figure.axes[0].set_ylabel("share that is right")
+        log_figure(trainer, "accuracy_at_each_token", figure)
 
     def _best_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, of_last: dict[str, Any]) -> dict[str, Any]:
         best = next((callback for callback in members_of(trainer).callbacks if isinstance(callback, BestWeights)), None)
@@ -146,7 +145,5 @@ class LengthGeneralization(L.Callback):
         if not (trainer.is_global_zero and trainer.logger):
             return
         trainer.logger.log_metrics({f"length/{n}": value for n, value in curve.items()}, trainer.global_step)
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_figure"):
-            figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
-            writer.add_figure("length_generalization", figure, trainer.global_step)
+        figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
+        log_figure(trainer, "length_generalization", figure)

@@ -27,6 +27,7 @@ CONFIGS |= {
     ("conf/paper/protocol.yaml", f"conf/paper/models/{name}.yaml"): SHORT
     for name in ("transformer", "mlstm", "slstm", "diagonal", "full_matrix")
 }
+CONFIGS[("conf/paper/groups_protocol.yaml", "conf/paper/models/groups_full_matrix.yaml")] = SHORT
 
 
 @pytest.fixture(autouse=True)
