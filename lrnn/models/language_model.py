@@ -61,6 +61,7 @@ class LanguageModel(L.LightningModule):
         state_consistency: float = 0.0,
         consistency_start: float = 0.01,
         consistency_ramp: float = 0.3,
+        consistency_rate: float = 1.0,
     ):
         """
         Args:
@@ -85,6 +86,8 @@ class LanguageModel(L.LightningModule):
                 (lrnn/models/state_consistency.py); 0 for none.
             consistency_start: Cross-entropy, in nats, below which this term begins to reach the model.
             consistency_ramp: Steps over which its strength grows, or a fraction of all steps if below 1.
+            consistency_rate: Learning rate of its table of states, as a multiple of the model's. A table that many
+                labels share, in small batches, learns slowly.
         """
         super().__init__()
         for name, value in (("vocab_size", vocab_size), ("width", width), ("layers", layers)):
@@ -117,7 +120,7 @@ class LanguageModel(L.LightningModule):
         self.consistency: StateConsistency | None = None
         if state_consistency:
             sizes = [block.mixer.recurrent_size for block in self.backbone.blocks]
-            options = state_consistency, consistency_start, consistency_ramp
+            options = state_consistency, consistency_start, consistency_ramp, consistency_rate
             self.consistency = StateConsistency(vocab_size, sum(sizes), *options)
             for block, size in zip(self.backbone.blocks, sizes, strict=True):
                 block.keeps_state = size > 0

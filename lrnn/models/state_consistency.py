@@ -35,7 +35,7 @@ MEMORY = 50  # training batches that the running mean of the cross-entropy looks
 class StateConsistency(nn.Module):
     """Table C, and the state of the two phases."""
 
-    def __init__(self, labels: int, size: int, strength: float, start: float, ramp: float):
+    def __init__(self, labels: int, size: int, strength: float, start: float, ramp: float, rate: float = 1.0):
         """
         Args:
             labels: number of labels.
@@ -43,6 +43,8 @@ class StateConsistency(nn.Module):
             strength: strength of the term after the ramp.
             start: cross-entropy, in nats, below which the second phase begins.
             ramp: optimizer steps over which the strength grows, or a fraction of all steps if below 1.
+            rate: learning rate of the table, as a multiple of the model's. The parameter is the table over this number,
+                since AdamW moves every parameter by about the learning rate.
 
         Raises:
             ValueError: if an option is out of its range, or the model has no recurrent state.
@@ -54,12 +56,14 @@ class StateConsistency(nn.Module):
             raise ValueError(f"model.consistency_start: must be above 0, got {start}")
         if not 0 <= ramp < math.inf:
             raise ValueError(f"model.consistency_ramp: must be at least 0 and finite, got {ramp}")
+        if not 0 < rate < math.inf:
+            raise ValueError(f"model.consistency_rate: must be above 0 and finite, got {rate}")
         if not size:
             raise ValueError(
                 "model.state_consistency: must be 0, as no mixer of this model has a recurrent state that can be "
                 "compared (Mixer.recurrent_size)"
             )
-        self.strength, self.start, self.ramp = strength, start, ramp
+        self.strength, self.start, self.ramp, self.rate = strength, start, ramp, rate
         self.table = nn.Parameter(torch.zeros(labels, size))
         self.table.no_weight_decay = True  # type: ignore[attr-defined]
         self.table.unclipped = True  # type: ignore[attr-defined]
@@ -92,7 +96,7 @@ class StateConsistency(nn.Module):
         second = self.weight > 0
         S = torch.cat([at_least_float32(state) for state in states], 1)
         S = torch.where(second, S, S.detach())
-        distances = (S - F.embedding(labels.where(scored, 0), self.table)).square().sum(1)
+        distances = (S - self.rate * F.embedding(labels.where(scored, 0), self.table)).square().sum(1)
         distance = distances.where(scored, 0).sum() / scored.sum().clamp(min=1)
         ratio = distance / torch.where(second, self._separation(), 1.0)  # the table is all zero at the first step
         term = torch.where(second, self.weight * ratio, distance)
@@ -103,7 +107,7 @@ class StateConsistency(nn.Module):
         seen = self.seen[:, None]
         count = self.seen.sum()
         centre = (self.table * seen).sum(0) / count
-        return ((self.table - centre).square() * seen).sum() / count
+        return self.rate**2 * ((self.table - centre).square() * seen).sum() / count
 
     def resume(self) -> None:
         """Read the phase from the buffers, which a checkpoint may have filled."""
