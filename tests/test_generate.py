@@ -1,7 +1,7 @@
 import io
+import json
 from contextlib import redirect_stdout
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from data import DataError
 from data.text.tokenizer import load_tokenizer
-from lrnn.generate import encode_prompt, generate, load_model, sample, tokens_that_end_the_prompt
-from lrnn.models import DeltaNet, Mamba
+from lrnn.evaluate.generation import Continuation, encode_prompt, generate_texts, tokens_that_end_the_prompt
+from lrnn.generate import generate
+from lrnn.models import DeltaNet
+from lrnn.models.decoding import Sampling, continue_prompts
 from lrnn.runtime.errors import ConfigError
 
 MISTRAL = load_tokenizer(str(Path(__file__).parents[1] / "data/mistral_v1"))
@@ -29,31 +31,6 @@ def save(model, path):
     return str(path)
 
 
-@pytest.mark.parametrize("architecture", [DeltaNet, Mamba])
-@pytest.mark.parametrize("eigenvalue_range", [(0, 1), (-1, 1)])
-def test_the_likeliest_tokens_against_reading_everything_again(architecture, eigenvalue_range, tmp_path):
-    made = architecture(eigenvalue_range=eigenvalue_range, width=32, vocab_size=50, layers=2, init_std=0.3)
-    model = load_model(save(made, tmp_path / "last.ckpt"))
-    tokens = [7, 1, 44]
-    got = list(islice(sample(model, torch.tensor(tokens), temperature=0, top_k=1, seed=0), 20))
-    for _ in range(20):
-        with torch.no_grad():
-            tokens.append(int(made.eval()(torch.tensor([tokens]))[0][0, -1].argmax()))
-    assert got == tokens[3:] and len(set(got)) > 2
-
-
-def test_tokens_are_drawn_by_their_probability_among_the_top_k():
-    model = DeltaNet(width=32, vocab_size=20, init_std=0.3).eval()
-    prompt = torch.tensor([3, 4])
-    with torch.no_grad():
-        best, tokens = model(prompt[None])[0][0, -1].topk(5)
-    wanted = torch.zeros(20).scatter(0, tokens, torch.softmax(best / 0.7, 0))
-    n = 1500
-    drawn = torch.tensor([next(sample(model, prompt, 0.7, 5, seed)) for seed in range(n)])
-    got = drawn.bincount(minlength=20) / n
-    assert ((got - wanted).abs() < 5 * (wanted * (1 - wanted) / n).sqrt() + 1e-9).all()
-
-
 def test_the_command_prints_the_prompt_and_a_continuation(tmp_path, capsys):
     checkpoint = save(DeltaNet(width=32, vocab_size=32000), tmp_path / "last.ckpt")
     for _ in range(2):
@@ -62,20 +39,80 @@ def test_the_command_prints_the_prompt_and_a_continuation(tmp_path, capsys):
     assert first == second and len(load_tokenizer("data/mistral_v1").encode([first])[0]) > 10
 
 
+def test_several_prompts_from_the_command_line_and_from_files(tmp_path, capsys):
+    checkpoint = save(DeltaNet(width=16, vocab_size=32000, init_std=0.3), tmp_path / "last.ckpt")
+    prompts = ["def f(x):", "a", "the \N{GREEK SMALL LETTER LAMDA} of  it "]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    (tmp_path / "prompts.txt").write_text("".join(prompt + "\n" for prompt in prompts))
+    outs = []
+    for options in (
+        {"prompts": prompts, "batch_size": 2},
+        *({"prompt_file": str(tmp_path / f"prompts.{ending}")} for ending in ("jsonl", "txt")),
+    ):
+        generate(checkpoint, tokens=9, top_k=None, top_p=0.9, out=str(tmp_path / "out.jsonl"), **options)
+        outs.append((tmp_path / "out.jsonl").read_text())
+    records = [json.loads(line) for line in outs[0].splitlines()]
+    assert outs[0] == outs[1] == outs[2] and [record["prompt"] for record in records] == prompts
+    printed = capsys.readouterr().out
+    assert all(record["prompt"] + record["continuation"] in printed for record in records)
+    generate(checkpoint, prompts[0], tokens=9, top_k=None, top_p=0.9)  # streamed, with the draws of the first prompt
+    assert capsys.readouterr().out == records[0]["prompt"] + records[0]["continuation"] + "\n"
+    (tmp_path / "prompts.jsonl").write_text('"a"\n{"text": "b"}\n')
+    with pytest.raises(ConfigError, match=r"prompt_file: line 2 of .*prompts\.jsonl must be a string or"):
+        generate(checkpoint, prompt_file=str(tmp_path / "prompts.jsonl"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.text(st.sampled_from("ab \né漢"), max_size=5),
+    st.text(st.sampled_from("ab  \né漢😀"), max_size=14),
+    st.lists(st.text(st.sampled_from("ab \né漢"), min_size=1, max_size=3), max_size=3),
+)
+def test_a_text_ends_before_its_first_stop_string(prompt, added, stop):
+    (ids,) = MISTRAL.encode([prompt + added])
+    text = Continuation(MISTRAL, prompt, stop)
+    if ids.tolist()[: len(text.prompt_ids)] != text.prompt_ids:
+        return  # the prompt ends inside a token
+    whole = MISTRAL.decode(ids.tolist())[len(text.prompt) :]
+    pieces = []
+    for token in ids.tolist()[len(text.prompt_ids) :]:
+        if text.ended:
+            break
+        pieces.append(text.add(token))
+    pieces.append(text.finish())
+    wanted = min((whole[: whole.find(s)] for s in stop if s in whole), key=len, default=whole)
+    assert text.text == "".join(pieces) == wanted
+
+
+def test_texts_side_by_side_are_those_of_each_alone():
+    model = DeltaNet(width=16, vocab_size=32000, init_std=0.5).double().eval()
+    prompts = ["def f(x):\n    return", "", "a ", "漢字"]
+    together = generate_texts(model, MISTRAL, prompts, 8, batch_size=3)
+    assert together == [generate_texts(model, MISTRAL, [prompt], 8)[0] for prompt in prompts]
+    stop = [together[0][4:6]]
+    cut = generate_texts(model, MISTRAL, prompts[:1], 8, stop=stop)
+    assert cut[0] == together[0][: together[0].index(stop[0])]
+
+
 class Oracle:
     """Knows one document. It has read EOS before it, and refuses to read any token that is not the document's."""
 
     vocab_size = 32000
+    device = torch.device("cpu")
 
     def __init__(self, ids):
         self.ids = [2, *ids, 2]
+        self.backbone = self
 
     def to(self, device):
         return self
 
-    def __call__(self, tokens):
-        logits, read = self.step(tokens[0], 0)
+    def hidden_states(self, tokens, read):
+        logits, read = self.step(tokens[0], read or 0)
         return logits[:, None], read
+
+    def head(self, logits):
+        return logits
 
     def step(self, tokens, read):
         assert tokens.tolist() == self.ids[read : read + len(tokens)]
@@ -106,8 +143,14 @@ def test_the_first_token_after_a_space_begins_with_it():
         ids, text = encode_prompt(tokenizer, prompt)
         assert text == prompt and tokenizer.decode(ids) == prompt.rstrip(" ")
         allowed = partial(tokens_that_end_the_prompt, tokenizer, ids, text)
-        for seed in range(2):
-            tokens = islice(sample(model, torch.tensor([2, *ids]), 1.0, 50, seed, allowed), 1 + len(prompt))
+        sampling = Sampling(1.0, 50)
+        for tokens in continue_prompts(
+            model,
+            [[2, *ids]] * 2,
+            1 + len(prompt),
+            sampling,
+            allowed=lambda row, sampled: allowed(sampled),  # noqa: B023
+        ):
             assert tokenizer.decode([*ids, *tokens]).startswith(prompt)
 
 
@@ -141,6 +184,12 @@ def test_bad_input_is_named(tmp_path):
         ({"top_k": 0}, "top_k: must be a finite number, at least 1, got 0"),
         ({"tokens": 0}, "tokens: must be a finite number, at least 1, got 0"),
         ({"temperature": float("nan")}, "temperature: must be a finite number, at least 0, got nan"),
+        ({"top_p": 0}, r"top_p: must lie in \(0, 1\], got 0"),
+        ({"batch_size": 0}, "batch_size: must be at least 1, got 0"),
+        ({"stop": [""]}, "stop: must not have an empty string"),
+        ({"prompts": []}, "prompts: must have at least one prompt"),
+        ({"prompts": ["a"], "prompt_file": "b"}, "prompt_file: must be absent where prompts are given"),
+        ({"prompt_file": "nowhere.txt"}, r"prompt_file: nowhere\.txt can't be read"),
         ({"seed": -1}, r"seed: must lie in \[0, 2\^63\), got -1"),
         ({"device": "abacus"}, "device: must be cpu or cuda, if there is one, got abacus"),
         ({"prompt": "\udcff"}, "prompt: is not UTF-8"),

@@ -1,7 +1,6 @@
 """A new architecture is one file and one YAML, and so is a new task: the examples of the READMEs, outside `lrnn`."""
 
 import re
-from itertools import islice
 from pathlib import Path
 
 import lightning as L
@@ -11,7 +10,8 @@ import torch
 from lrnn.evaluate.lengths import evaluate_lengths
 from lrnn.export.__main__ import export
 from lrnn.fit import fit
-from lrnn.generate import generate, load_model, sample
+from lrnn.generate import generate, load_model
+from lrnn.models.decoding import continue_prompts
 from lrnn.runtime.errors import ConfigError
 from lrnn.sweep.__main__ import sweep
 from lrnn.sweep.grid import Block
@@ -79,7 +79,7 @@ def test_an_own_architecture_generates_and_is_not_exported(own, random_shards, c
     options += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     fit(options)
     checkpoint = f"{own}/run/checkpoints/last.ckpt"
-    tokens = list(islice(sample(load_model(checkpoint), torch.tensor([5, 6]), 0.0, 1, seed=0), 4))
+    (tokens,) = continue_prompts(load_model(checkpoint), [[5, 6]], 4)
     assert len(tokens) == 4
     generate(checkpoint, "def f", tokens=4)
     assert "def f" in capsys.readouterr().out

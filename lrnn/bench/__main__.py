@@ -16,7 +16,7 @@ from rich.console import Console
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.bench.row import Row
 
-Part = Literal["all", "kernels", "parity", "language_models"]
+Part = Literal["all", "kernels", "parity", "language_models", "generation"]
 
 
 def bench(part: Part = "all", out: str = "results/bench") -> None:
@@ -62,9 +62,14 @@ def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
 
         yield from cpu.rows()
         return
-    from lrnn.bench import kernels, training
+    from lrnn.bench import generation, kernels, training
 
-    parts = {"kernels": kernels.rows, "parity": training.parity_rows, "language_models": training.language_model_rows}
+    parts = {
+        "kernels": kernels.rows,
+        "parity": training.parity_rows,
+        "language_models": training.language_model_rows,
+        "generation": generation.rows,
+    }
     for name, measure in parts.items():
         if part in ("all", name):
             yield from measure()

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -19,8 +18,8 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 from data.text.tokenizer import load_tokenizer
 from lrnn.export.__main__ import export
 from lrnn.fit import fit
-from lrnn.generate import sample
 from lrnn.models import MLSTM, DeltaNet, DeltaProduct, Mamba
+from lrnn.models.decoding import continue_prompts
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
 
@@ -249,7 +248,7 @@ def test_mamba_in_transformers(eigenvalue_range, conv_size, tmp_path):
 
     # token by token, from a prompt shorter than the convolution and from a long one
     for prompt in (tokens[0, :2], tokens[0, :70]):
-        ours = list(islice(sample(model, prompt, temperature=0, top_k=1, seed=0), 20))
+        (ours,) = continue_prompts(model, [prompt.tolist()], 20)
         continued = theirs.generate(prompt[None], max_new_tokens=20, do_sample=False, eos_token_id=None)
         assert continued[0, len(prompt) :].tolist() == ours and len(set(ours)) > 2
         step = theirs(prompt[None], use_cache=True)

@@ -1,0 +1,84 @@
+"""Time decoding on a GPU: ours, and `generate` of the exported model's own class, in turn."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrnn.bench.row import Row, in_turn
+from lrnn.bench.training import DELTA_NET_340M, Shape
+from lrnn.export.__main__ import write_folder
+from lrnn.export.delta_net import export_delta_net
+from lrnn.models import DeltaNet
+from lrnn.models.decoding import continue_prompts, round_products
+
+BATCH, PROMPT, TOKENS, ROUNDS = 64, 128, 1024, 2
+
+
+def rows() -> Iterator[Row]:
+    yield generation_row("DeltaNet 340M", replace(DELTA_NET_340M, batch=BATCH, length=PROMPT), TOKENS)
+
+
+def generation_row(name: str, shape: Shape, tokens: int) -> Row:
+    """Compare the tokens a second, with the reading of the prompts; both decode greedily with weights in bfloat16."""
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = DeltaNet(
+            width=shape.width,
+            heads=shape.heads,
+            layers=shape.layers,
+            mlp_width=shape.mlp_width,
+            vocab_size=shape.vocab_size,
+            conv_size=4,
+            tie_embeddings=True,
+            init_std=0.02,
+        ).eval()
+        prompts = torch.randint(shape.vocab_size, (shape.batch, shape.length))
+    theirs = exported(model)
+    round_products(model, torch.bfloat16)
+    autocast = partial(torch.autocast, model.device.type, torch.bfloat16, cache_enabled=False)
+
+    def ours(count: int) -> None:
+        continue_prompts(model, prompts.tolist(), count, precision=autocast)
+
+    def baseline(count: int) -> None:
+        theirs.generate(
+            prompts, max_new_tokens=count, min_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
+
+    def rate(decode: Any) -> float:
+        return shape.batch * tokens / _seconds(partial(decode, tokens), prompts)
+
+    for decode in (ours, baseline):
+        decode(8)  # which compiles kernels
+    rates = in_turn(lambda: rate(ours), lambda: rate(baseline), ROUNDS)
+    return Row(
+        f"{name} generates {shape.batch} x {tokens} tokens after {shape.length}: ours, exported model's generate",
+        *rates,
+        "tokens/s",
+    )
+
+
+def exported(model: DeltaNet) -> Any:
+    """Return the model as `python -m lrnn.export` writes it and transformers loads it, on the same device."""
+    import fla  # noqa: F401  registers the class
+    import transformers
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder), model, export_delta_net(model, folder), None, "5GB")
+        theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    return theirs.to(model.device).eval()
+
+
+def _seconds(function: Any, on: Tensor) -> float:
+    wait = torch.cuda.synchronize if on.is_cuda else lambda: None
+    wait()
+    start = time.perf_counter()
+    function()
+    wait()
+    return time.perf_counter() - start
