@@ -2,10 +2,17 @@
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.evaluate.lengths import evaluate_lengths
+from lrnn.evaluate.perplexity import evaluate_perplexity
 from lrnn.evaluate.states import evaluate_states
+from lrnn.evaluate.tasks import evaluate_tasks
 from lrnn.runtime.command import command
 
-COMMANDS = {"lengths": evaluate_lengths, "states": evaluate_states}
+COMMANDS = {
+    "lengths": evaluate_lengths,
+    "perplexity": evaluate_perplexity,
+    "states": evaluate_states,
+    "tasks": evaluate_tasks,
+}
 
 
 def main() -> None:
