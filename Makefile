@@ -9,7 +9,7 @@ PYTHON ?= $(shell $(FIND_PYTHON))
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # uv installs in seconds. It does not read pip's settings, so a folder of wheels that is set for pip is handed on.
 # Bytecode is compiled here, because with PYTHONDONTWRITEBYTECODE set every start would compile all that it imports.
@@ -35,6 +35,9 @@ table-quick: setup ## Train every task and architecture in small, on a CPU, and 
 
 table: setup ## Make the paper's table from the runs of conf/sweeps/table3.yaml (python -m lrnn.sweep trains them)
 	@$(RUN) -m lrnn.table --run_dir=runs/table3 --out=results/table3
+
+table4: setup ## Print our language models beside those of the paper's Table 4 (python -m lrnn.evaluate tasks scores them)
+	@$(RUN) -m lrnn.evaluate table4
 
 pretrain-smoke: setup ## Prepare real text without a network, train a small DeltaNet on it, generate, export (again: go on)
 	@$(RUN) -m data.prepare --source=stdlib --out=shards/stdlib --validation_fraction=0.03
@@ -71,4 +74,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity table-quick table pretrain-smoke tensorboard test test-quick test-gpu torture bench lint format
+.PHONY: help setup parity table-quick table table4 pretrain-smoke tensorboard test test-quick test-gpu torture bench lint format

@@ -16,7 +16,7 @@ from rich.console import Console
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.bench.row import Row
 
-Part = Literal["all", "kernels", "parity", "language_models", "generation"]
+Part = Literal["all", "kernels", "parity", "language_models", "generation", "evaluation"]
 
 
 def bench(part: Part = "all", out: str = "results/bench") -> None:
@@ -58,17 +58,19 @@ def _write(path: Path, heading: str, rows: list[Row]) -> None:
 
 def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
     if not on_gpu:
-        from lrnn.bench import cpu
+        from lrnn.bench import cpu, evaluation
 
         yield from cpu.rows()
+        yield from evaluation.cpu_rows()
         return
-    from lrnn.bench import generation, kernels, training
+    from lrnn.bench import evaluation, generation, kernels, training
 
     parts = {
         "kernels": kernels.rows,
         "parity": training.parity_rows,
         "language_models": training.language_model_rows,
         "generation": generation.rows,
+        "evaluation": evaluation.rows,
     }
     for name, measure in parts.items():
         if part in ("all", name):

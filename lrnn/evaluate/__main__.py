@@ -4,6 +4,7 @@ import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.evaluate.lengths import evaluate_lengths
 from lrnn.evaluate.perplexity import evaluate_perplexity
 from lrnn.evaluate.states import evaluate_states
+from lrnn.evaluate.table4 import table4
 from lrnn.evaluate.tasks import evaluate_tasks
 from lrnn.runtime.command import command
 
@@ -11,6 +12,7 @@ COMMANDS = {
     "lengths": evaluate_lengths,
     "perplexity": evaluate_perplexity,
     "states": evaluate_states,
+    "table4": table4,
     "tasks": evaluate_tasks,
 }
 

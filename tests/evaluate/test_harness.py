@@ -10,6 +10,7 @@ from lrnn.export.__main__ import export
 from lrnn.models import Mamba
 
 pytest.importorskip("lm_eval")
+pytest.importorskip("accelerate")  # of lm_eval[hf], whose adapter ours is compared with
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 ROOT = Path(__file__).parents[2]
 TEXTS = ["The cat sat on the mat.", "One two three four five six seven.", "def f(x):\n    return x + 1\n" * 8]

@@ -10,12 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data import FineWeb
 from data.errors import DataError
 from data.text.tokenizer import load_tokenizer
 from lrnn.evaluate.perplexity import evaluate_perplexity
 from lrnn.evaluate.perplexity_scoring import score_perplexity
 from lrnn.evaluate.texts import token_sequences
+from lrnn.fit import fit
 from lrnn.models import AttentionMixer, DeltaNet, DeltaNetMixer, Hybrid, Mamba
+from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -143,3 +146,33 @@ def test_a_tokenizer_of_another_size_is_refused(run):
                run / "checkpoints/last.ckpt")  # fmt: skip
     with pytest.raises(ConfigError, match=r"tokenizer: data/mistral_v1 has 32000 tokens, the model 100"):
         evaluate_perplexity(str(run), ["stdlib"], device="cpu")
+
+
+@pytest.mark.slow
+def test_the_callback_scores_validation_sequences_during_training(random_shards, tmp_path):
+    fit(
+        [
+            "--config=conf/pretrain_smoke.yaml",
+            f"--run_dir={tmp_path / 'run'}",
+            f"--data.shards={random_shards}",
+            "--data.context=64",
+            "--trainer.max_steps=2",
+            "--trainer.val_check_interval=2",
+            "--trainer.enable_progress_bar=false",
+            "--trainer.enable_model_summary=false",
+            "--trainer.callbacks+=callbacks.PerplexityByLength",
+            "--trainer.callbacks.lengths=[64,500]",
+            "--trainer.callbacks.sequences=2",
+            "--trainer.callbacks.segment=100",
+        ]
+    )
+    record = json.loads((tmp_path / "run/perplexity_by_length.json").read_text())
+    assert record["step"] == 2 and record["sequences"] == 2
+    sequences = FineWeb(str(random_shards)).validation_sequences(500, 2)
+    model = load_model(tmp_path / "run/checkpoints/last.ckpt")
+    want = score_perplexity(model, sequences, [64, 500]).as_record()
+    for kind in ("running_at", "position_at"):
+        for length, value in want[kind].items():
+            assert record[kind][str(length)] == pytest.approx(value, rel=1e-4)
+    with pytest.raises(DataError, match=r"data.shards: the validation split of .* too few for a sequence of 9,000,000"):
+        FineWeb(str(random_shards)).validation_sequences(9_000_000, 2)
