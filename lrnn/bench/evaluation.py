@@ -74,7 +74,8 @@ def choices_row(name: str, model: LanguageModel, questions: int, prefix: int, ch
         for choices in asked:
             score(choices)
 
-    ours(), baseline()
+    for warm_up in (ours, baseline):
+        warm_up()
     times = in_turn(lambda: _milliseconds(ours), lambda: _milliseconds(baseline), ROUNDS)
     what = f"{questions} questions of {prefix} tokens, {CHOICES} choices of {choice}"
     return Row(f"{name}, {what}: prefix read once, for each choice", *times, "ms")
