@@ -58,10 +58,9 @@ def _write(path: Path, heading: str, rows: list[Row]) -> None:
 
 def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
     if not on_gpu:
-        from lrnn.bench import cpu, evaluation
+        from lrnn.bench import cpu
 
         yield from cpu.rows()
-        yield from evaluation.cpu_rows()
         return
     from lrnn.bench import evaluation, generation, kernels, training
 

@@ -12,7 +12,7 @@ def perplexity_figure(
 ) -> Figure:
     """Draw a panel for each text and a colour for each model.
 
-    The thick line is the perplexity of all tokens up to a length, the thin one that of the tokens after the length
+    The solid line is the perplexity of all tokens up to a length, the dashed one that of the tokens after the length
     before.
 
     Args:
@@ -31,7 +31,6 @@ def perplexity_figure(
         lengths = sorted({n for found in models.values() for n in found.running_at})
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [f"{n:,}" for n in lengths], rotation=60, fontsize="small")
-        axes.set(title=text, xlabel="tokens", ylabel="perplexity up to (thin: at) this length")
-        axes.set_yscale("log")
+        axes.set(title=text, xlabel="tokens", ylabel="perplexity up to (dashed: at) this length")
         axes.legend(fontsize="small")
     return figure
