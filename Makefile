@@ -9,7 +9,7 @@ PYTHON ?= $(shell $(FIND_PYTHON))
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # uv installs in seconds. It does not read pip's settings, so a folder of wheels that is set for pip is handed on.
 # Bytecode is compiled here, because with PYTHONDONTWRITEBYTECODE set every start would compile all that it imports.
@@ -39,6 +39,9 @@ table-quick: setup ## Train every task and architecture in small, on a CPU, and 
 
 table: setup ## Make the paper's table from the runs of conf/sweeps/table3.yaml (python -m lrnn.sweep trains them)
 	@$(RUN) -m lrnn.table --run_dir=runs/table3 --out=results/table3
+
+table4: setup ## Print our language models beside those of the paper's Table 4 (python -m lrnn.evaluate tasks scores them)
+	@$(RUN) -m lrnn.evaluate table4
 
 pretrain-smoke: setup ## Prepare real text without a network, train a small DeltaNet on it, generate, export (again: go on)
 	@$(RUN) -m data.prepare --source=stdlib --out=shards/stdlib --validation_fraction=0.03
@@ -81,4 +84,5 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity groups table-quick table pretrain-smoke theory tensorboard test test-quick test-gpu torture bench kernels lint format
+.PHONY: help setup parity groups table-quick table table4 pretrain-smoke theory tensorboard test test-quick test-gpu torture
+.PHONY: bench kernels lint format

@@ -9,6 +9,7 @@ from callbacks.compile_training import CompileTraining
 from callbacks.cosine_warmup import CosineWarmup
 from callbacks.length_generalization import LengthGeneralization
 from callbacks.perplexity import Perplexity
+from callbacks.perplexity_by_length import PerplexityByLength
 from callbacks.progress import Progress
 from callbacks.spectrum import Spectrum
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
@@ -25,6 +26,7 @@ __all__ = [
     "FullySharded",
     "LengthGeneralization",
     "Perplexity",
+    "PerplexityByLength",
     "Progress",
     "ResumableCheckpoint",
     "Spectrum",

@@ -45,9 +45,9 @@ def _in_the_checkout(monkeypatch):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_make_targets_exist(name):
-    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    shown = set(re.findall(r"^\s*make ([a-z-]+)", code(TEXTS[name]), re.MULTILINE))
-    shown |= set(re.findall(r"`make ([a-z-]+)", TEXTS[name]))
+    targets = set(re.findall(r"^([a-z0-9-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = set(re.findall(r"^\s*make ([a-z0-9-]+)", code(TEXTS[name]), re.MULTILINE))
+    shown |= set(re.findall(r"`make ([a-z0-9-]+)", TEXTS[name]))
     assert shown <= targets
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.errors import DataError
@@ -113,6 +114,28 @@ class FineWeb(ResumableData):
     def _batch(self, tokens: TokenStream, rows: Sequence[int]) -> Batch:
         ids = torch.from_numpy(tokens.read([row * self.context for row in rows], self.context + 1).astype("int64"))
         return Batch(ids[:, :-1], ids[:, 1:])
+
+    def validation_sequences(self, length: int, most: int) -> Tensor:
+        """Return long sequences of the validation split, as `lrnn.evaluate.perplexity_scoring` reads them.
+
+        Args:
+            length: Tokens that the model reads from a sequence.
+            most: Largest number of sequences.
+
+        Returns:
+            ids (N, length + 1), int64: the first sequences of the split, which start `length` tokens apart.
+
+        Raises:
+            DataError: if the validation split has no sequence of that length.
+        """
+        rows = min(most, max(0, len(self.validation_tokens) - 1) // length)
+        if rows < 1:
+            raise DataError(
+                f"data.shards: the validation split of {self.folder} has {len(self.validation_tokens):,} tokens, "
+                f"too few for a sequence of {length:,} + 1; choose shorter lengths, or prepare a larger split"
+            )
+        starts = [row * length for row in range(rows)]
+        return torch.from_numpy(self.validation_tokens.read(starts, length + 1).astype("int64"))
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(_ValidationBatches(self), batch_size=None)

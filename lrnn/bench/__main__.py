@@ -16,7 +16,7 @@ from rich.console import Console
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.bench.row import Row
 
-Part = Literal["all", "kernels", "parity", "language_models", "generation"]
+Part = Literal["all", "kernels", "parity", "language_models", "generation", "evaluation"]
 
 
 def bench(part: Part = "all", out: str = "results/bench") -> None:
@@ -62,13 +62,14 @@ def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
 
         yield from cpu.rows()
         return
-    from lrnn.bench import generation, kernels, training
+    from lrnn.bench import evaluation, generation, kernels, training
 
     parts = {
         "kernels": kernels.rows,
         "parity": training.parity_rows,
         "language_models": training.language_model_rows,
         "generation": generation.rows,
+        "evaluation": evaluation.rows,
     }
     for name, measure in parts.items():
         if part in ("all", name):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data import GroupWordProblem
+from lrnn.bench import evaluation
 from lrnn.bench.row import Row, in_turn
 from lrnn.ops import delta_rule, selective_scan
 
@@ -24,6 +25,7 @@ def rows() -> Iterator[Row]:
         tensors = [x.requires_grad_() for x in (u, dt, A, torch.randn(B, T, N), torch.randn(B, T, N))]
         op = partial(selective_scan, eigenvalue_range=(-1, 1))
         yield _row(f"selective scan, {B} x {T}, {D} channels of {N} states", op, tensors)
+    yield from evaluation.cpu_rows()
     yield _sampling_row()
 
 

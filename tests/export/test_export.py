@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.planner import WriteItem, WriteItemType
 
 from data.text.tokenizer import load_tokenizer
 from lrnn.export.__main__ import export
+from lrnn.export.load import load_exported
 from lrnn.fit import fit
 from lrnn.models import MLSTM, DeltaNet, DeltaProduct, Mamba
 from lrnn.models.decoding import continue_prompts
@@ -494,3 +495,22 @@ def test_bad_input_leaves_nothing(tmp_path, monkeypatch):
     shutil.rmtree(run)
     with pytest.raises(ConfigError, match=r"checkpoint: there is no"):
         export(run, str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("conv_size", [4, 0])
+@pytest.mark.parametrize("eigenvalue_range", RANGES)
+def test_an_exported_folder_is_read_back_bit_for_bit(eigenvalue_range, conv_size, tmp_path):
+    options = {"eigenvalue_range": eigenvalue_range, "conv_size": conv_size, "norm_eps": 1e-3}
+    models = [
+        random_model(DeltaNet, heads=2, head_size=24, mlp_width=48, tie_embeddings=conv_size == 4, **options),
+        random_model(Mamba, state_size=5, expand=3, tie_embeddings=conv_size == 0, **options),
+    ]
+    tokens = torch.randint(50, (2, 20))
+    for number, model in enumerate(models):
+        folder = exported(model, tmp_path / str(number))
+        back = load_exported(folder)
+        with torch.no_grad():
+            assert torch.equal(back(tokens)[0], model(tokens)[0])
+    (folder / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ConfigError, match=r"checkpoint: .* has a gpt2, only delta_net, mamba, mamba_negative"):
+        load_exported(folder)
