@@ -29,6 +29,10 @@ parity: setup ## Train DeltaNet and Mamba with either eigenvalue range on parity
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/parity.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/parity --lengths=[1024,16384]
 
+groups: setup ## Train S3 and swaps of S5 with and without state consistency, and with [0, 1]; table and picture
+	@$(RUN) -m lrnn.sweep --config conf/sweeps/groups_cpu.yaml
+	@$(RUN) -m lrnn.table --run_dir=runs/groups --measure=sequence_accuracy --lengths=[64,512,2048]
+
 table-quick: setup ## Train every task and architecture in small, on a CPU, and print the paper's table of them
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/table_quick.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/table_quick
@@ -47,8 +51,11 @@ pretrain-smoke: setup ## Prepare real text without a network, train a small Delt
 	@rm -rf runs/pretrain_smoke/hf
 	@$(RUN) -m lrnn.export --run_dir=runs/pretrain_smoke --out=runs/pretrain_smoke/hf
 
-tensorboard: setup ## Open the runs in TensorBoard
-	@.venv/bin/tensorboard --logdir runs
+theory: setup ## Check the paper's theorems: their constructions against automata, on a CPU in two minutes
+	@$(RUN) -m lrnn.theory theorems
+
+tensorboard: setup ## Show the runs in TensorBoard, and print the address of their charts
+	@.venv/bin/tensorboard --logdir runs 2>&1 | sed -u 's|http://[^ ]*/|&\#custom_scalars\&_smoothingWeight=0|'
 
 test: setup ## Run all tests that need no GPU
 	@$(RUN) -m pytest
@@ -65,6 +72,9 @@ torture: setup ## Interrupt 100 tiny runs at random, resume them, and compare ev
 bench: setup ## Time ours beside a baseline: on a GPU kernels and training steps, else the CPU forms
 	@$(RUN) -m lrnn.bench
 
+kernels: setup ## Compile every kernel for A100s to B200s on a CPU, and hold memory and registers against their limits
+	@$(RUN) -m lrnn.bench.compile
+
 lint: setup ## Check style and types
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -74,4 +84,4 @@ format: setup ## Rewrite the code in the project's style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 
-.PHONY: help setup parity table-quick table table4 pretrain-smoke tensorboard test test-quick test-gpu torture bench lint format
+.PHONY: help setup parity groups table-quick table table4 pretrain-smoke theory tensorboard test test-quick test-gpu torture bench kernels lint format

@@ -10,6 +10,7 @@ from callbacks.length_generalization import LengthGeneralization
 from callbacks.perplexity import Perplexity
 from callbacks.perplexity_by_length import PerplexityByLength
 from callbacks.progress import Progress
+from callbacks.spectrum import Spectrum
 from callbacks.stop_on_non_finite import StopOnNonFinite, TrainingDivergedError
 from callbacks.strategy.fully_sharded import FullySharded
 from callbacks.throughput import Throughput
@@ -26,6 +27,7 @@ __all__ = [
     "PerplexityByLength",
     "Progress",
     "ResumableCheckpoint",
+    "Spectrum",
     "StopOnNonFinite",
     "Throughput",
     "TrainingDivergedError",

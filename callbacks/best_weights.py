@@ -22,14 +22,14 @@ class BestWeights(L.Callback):
     sequences. `LengthGeneralization` writes what the best weights score on the test set.
     """
 
-    def __init__(self, samples: int = 1024, segment: int = 1024):
+    def __init__(self, samples: int = 1024, segment: int | None = None):
         """
         Args:
             samples: Number of validation sequences.
-            segment: Tokens of a sequence read in one call of the model.
+            segment: Tokens of a sequence read in one call of the model; 1,024 when absent, and 32 on a CPU.
         """
         for name, value in (("samples", samples), ("segment", segment)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1, got {value}")
         self.samples = samples
         self.segment = segment

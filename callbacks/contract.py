@@ -52,7 +52,8 @@ class CountedData(Protocol):
 
     `LanguageModel` also reads two attributes, if it has them (data/resumable.py): `one_label`, whether every training
     sequence has exactly one label; and `labels_per_batch`, the mean number of labels of the batches of an optimizer
-    step, or None if they have equally many. Without the second, the batches of a step weigh the same.
+    step, or None if they have equally many. Without the second, the batches of a step weigh the same. For state
+    consistency it reads two more (data/tasks/synthetic.py): `last_label_is_state` and `in_curriculum`.
     """
 
     vocab_size: int

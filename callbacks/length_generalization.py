@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.best_weights import BestWeights
 from callbacks.contract import length_task, members_of
+from callbacks.dashboard.card import log_figure
 from callbacks.scorer import prefix_scorer, scorer
 from lrnn.evaluate.length_figure import length_figure, prefix_figure
 from lrnn.evaluate.scoring import PrefixScores, Scores, as_record
@@ -35,7 +36,7 @@ class LengthGeneralization(L.Callback):
         lengths: tuple[int, ...] = (40, 64, 96, 128, 160, 192, 224, 256),
         final_lengths: tuple[int, ...] = (512, 1024, 4096, 16384),
         samples: int = 256,
-        segment: int = 1024,
+        segment: int | None = None,
         prefix_length: int | None = None,
     ):
         """
@@ -44,7 +45,7 @@ class LengthGeneralization(L.Callback):
             final_lengths: Lengths scored at the end only, after the others.
             samples: Number of sequences of each length.
             segment: Tokens of a sequence read in one call of the model, with the state carried on to the next, so that
-                memory does not grow with the length.
+                memory does not grow with the length; 1,024 when absent, and 32 on a CPU, which is faster there.
             prefix_length: Length of the sequences that are scored at each of their positions, `samples` of them at
                 every validation and as many as the test set has at the end; none when absent.
         """
@@ -54,7 +55,7 @@ class LengthGeneralization(L.Callback):
             if any(length < 2 for length in values):
                 raise ValueError(f"{name}: every length must be at least 2, got {list(values)}")
         for name, value in (("samples", samples), ("segment", segment)):
-            if value < 1:
+            if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1, got {value}")
         self.lengths = lengths
         self.final_lengths = final_lengths
@@ -111,13 +112,11 @@ class LengthGeneralization(L.Callback):
         values |= {f"label_accuracy/{t}": curves["accuracy"][t] for t in shown}
         assert trainer.logger is not None and self.prefix_length is not None
         trainer.logger.log_metrics(values, trainer.global_step)
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_figure"):
-            longest = last * length_task(trainer).train_lengths[1] / self.prefix_length
-            drawn = {"labels up to t": [curves["sequence_accuracy"]], "label at t": [curves["accuracy"]]}
-            figure = prefix_figure(drawn, longest)
-            figure.axes[0].set_ylabel("share that is right")
-            writer.add_figure("accuracy_at_each_token", figure, trainer.global_step)
+        longest = last * length_task(trainer).train_lengths[1] / self.prefix_length
+        drawn = {"labels up to t": [curves["sequence_accuracy"]], "label at t": [curves["accuracy"]]}
+        figure = prefix_figure(drawn, longest)
+        figure.axes[0].set_ylabel("share that is right")
+        log_figure(trainer, "accuracy_at_each_token", figure)
 
     def _best_checkpoint(self, trainer: L.Trainer, model: L.LightningModule, of_last: dict[str, Any]) -> dict[str, Any]:
         best = next((callback for callback in members_of(trainer).callbacks if isinstance(callback, BestWeights)), None)
@@ -146,7 +145,5 @@ class LengthGeneralization(L.Callback):
         if not (trainer.is_global_zero and trainer.logger):
             return
         trainer.logger.log_metrics({f"length/{n}": value for n, value in curve.items()}, trainer.global_step)
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_figure"):
-            figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
-            writer.add_figure("length_generalization", figure, trainer.global_step)
+        figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
+        log_figure(trainer, "length_generalization", figure)

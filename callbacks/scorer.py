@@ -19,17 +19,17 @@ class PrefixScorer(Protocol):
         """Score each position of `samples` sequences of one length."""
 
 
-def scorer(trainer: L.Trainer, model: L.LightningModule, segment: int) -> Scorer:
+def scorer(trainer: L.Trainer, model: L.LightningModule, segment: int | None) -> Scorer:
     """Return `lrnn.evaluate.scoring.score` with the trainer's data, device, precision and ranks."""
     return partial(score, model, length_task(trainer), **_options(trainer, model, segment))
 
 
-def prefix_scorer(trainer: L.Trainer, model: L.LightningModule, segment: int) -> PrefixScorer:
+def prefix_scorer(trainer: L.Trainer, model: L.LightningModule, segment: int | None) -> PrefixScorer:
     """Return `lrnn.evaluate.scoring.score_prefixes` with the trainer's data, device, precision and ranks."""
     return partial(score_prefixes, model, length_task(trainer), **_options(trainer, model, segment))
 
 
-def _options(trainer: L.Trainer, model: L.LightningModule, segment: int) -> dict[str, Any]:
+def _options(trainer: L.Trainer, model: L.LightningModule, segment: int | None) -> dict[str, Any]:
     return {
         "segment": segment,
         "device": model.device,

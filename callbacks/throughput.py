@@ -9,14 +9,20 @@ from torch.distributed.tensor import DTensor
 
 from callbacks.contract import counted_data, members_of, trained_model
 
-# peak FLOP/s of dense bf16 matrix products, by CUDA's name of the GPU
+# Peak FLOP/s of dense bf16 matrix products with sums in float32, by CUDA's name of the GPU. Sources: NVIDIA's data
+# sheets of A100, H100, H200, HGX B200 and L40S, whose figures with sparsity are halved, and the whitepaper of the Ada
+# GPU architecture for the RTX 4090.
 PEAKS = {
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
     "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,  # SXM
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA GeForce RTX 4090": 165e12,
 }
 
 

@@ -17,7 +17,7 @@ import lightning as L
 from jsonargparse import ArgumentError
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -33,10 +33,12 @@ from callbacks import (
     StopOnNonFinite,
     TrainingDivergedError,
 )
+from callbacks.dashboard.logger import Dashboard
 from callbacks.gradient_order import GradientOrder
 from data import DataError
 from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
+from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
@@ -65,6 +67,7 @@ class FitCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None, extra_callbacks: Sequence[L.Callback] = ()):
         self.extra_callbacks = list(extra_callbacks)
+        self.arguments = sys.argv[1:] if args is None else list(args)
         super().__init__(
             LanguageModel,
             L.LightningDataModule,
@@ -101,6 +104,7 @@ class FitCLI(LightningCLI):
         if steps < 1:
             raise ConfigError(f"trainer.max_steps: must be at least 1, since the schedule ends there, got {steps}")
         check_devices(self.config.trainer.accelerator, self.config.trainer.devices)
+        check_card(self.config.trainer.accelerator, self.config.model.get("init_args", {}).get("form"))
         nodes, root = self.config.trainer.num_nodes, self.config.trainer.default_root_dir
         if root is not None and Path(root) != run_dir:
             raise ConfigError(f"trainer.default_root_dir: is run_dir, {run_dir}; set run_dir instead, got {root}")
@@ -136,8 +140,8 @@ class FitCLI(LightningCLI):
             ]
         }
         kwargs["default_root_dir"] = run_dir  # where callbacks write
-        if self.config.trainer.logger is None:
-            kwargs["logger"] = TensorBoardLogger(save_dir=run_dir, name="", version="")
+        if self.config.trainer.logger in (None, True):
+            kwargs["logger"] = Dashboard(run_dir, ["python", "-m", "lrnn.fit", *self.arguments])
         trainer = super().instantiate_trainer(**kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()

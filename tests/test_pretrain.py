@@ -201,6 +201,7 @@ def test_what_is_wrong_with_the_data_is_said_in_one_line(change, options, messag
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers")
 def test_gradient_norm_is_logged_without_the_loss_scale(shards, tmp_path):
     logged = []
     for precision in ("32-true", "16-mixed"):  # a scale of 65,536

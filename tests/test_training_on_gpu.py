@@ -27,6 +27,7 @@ CONFIGS |= {
     ("conf/paper/protocol.yaml", f"conf/paper/models/{name}.yaml"): SHORT
     for name in ("transformer", "mlstm", "slstm", "diagonal", "full_matrix")
 }
+CONFIGS[("conf/paper/groups_protocol.yaml", "conf/paper/models/groups_full_matrix.yaml")] = SHORT
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +54,21 @@ def test_recorded_steps_refuse_accumulation(tmp_path):
     options = ("--compile.cuda_graphs=true", "--trainer.accumulate_grad_batches=2")
     with pytest.raises(ConfigError, match=r"compile\.cuda_graphs: needs one device"):
         fit(["--config=conf/parity.yaml", f"--run_dir={tmp_path}/run", *OPTIONS, *options])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_recorded_steps_follow_a_curriculum_and_both_phases_of_state_consistency(tmp_path):
+    options = [*OPTIONS, "--trainer.max_steps=80", "--model.consistency_start=100", "--model.consistency_ramp=40"]
+    options += ["--data.batch_size=32", "--model.adam_eps=1e-8"]
+    options += ["--data.curriculum=[{lengths: [2, 2], samples: 650}]"]  # the last batch of the stage has both lengths
+    ends = []
+    for recorded in ("false", "true"):
+        own = [f"--compile.cuda_graphs={recorded}", f"--run_dir={tmp_path / recorded}"]
+        cli = fit(["--config=conf/groups.yaml", *options, *own])
+        ends.append(cli.model.consistency)
+    plain, replayed = ends
+    assert plain.began == replayed.began == 50
+    assert plain.weight == replayed.weight == pytest.approx(0.5 * 30 / 40)
+    assert torch.equal(plain.seen, replayed.seen) and plain.seen.sum() == 6
+    assert (plain.table - replayed.table).norm() < 0.05 * plain.table.norm()
+    assert replayed.cross_entropy.item() == pytest.approx(plain.cross_entropy.item(), rel=0.05)

@@ -45,6 +45,14 @@ class ModularArithmeticBrackets(SyntheticTask):
         self.vocab_size = modulus + 7
         self.chance = 1 / modulus
 
+    def depth(self, inputs: Tensor) -> Tensor:
+        """Return the number of brackets that are open at once, at most, in each of the expressions `inputs` (B, T).
+
+        A machine that evaluates an expression from left to right must remember that many unfinished ones.
+        """
+        opened = (inputs == self.modulus + OPEN).int() - (inputs == self.modulus + CLOSE).int()
+        return opened.cumsum(1).amax(1)
+
     def sample(self, seed: int, index: Tensor, length: Tensor, longest: int, training: bool) -> Batch:
         size = length[:, None].clamp(min=5) - 3  # (B, 1), tokens of the expression
         # Every token has random bits of its own and uses them once: for a digit, for an operator, or for the place

@@ -1,6 +1,7 @@
 """Time the kernels on a GPU, forward and backward, replayed from a CUDA graph so that launching does not count."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from lrnn.bench.row import Row, in_turn
 from lrnn.ops import delta_rule, qkv_convolution, swiglu, unit_heads
+from lrnn.ops.common.cards import CARDS, pretend
 from lrnn.ops.norm.operators import add_norm_op
 from lrnn.ops.selective_scan.operators import selective_scan_backward, selective_scan_op
 from lrnn.ops.short_convolution.operators import short_convolution_backward, short_convolution_op
@@ -27,6 +29,8 @@ def rows() -> Iterator[Row]:
             yield _selective_scan(*sizes, s, bandwidth)
     for sizes in ((1024, 40, 4, 32), (16, 2048, 8, 128), (6, 2048, 16, 128)):
         yield _delta_rule(*sizes)
+        if sizes[1] >= 64:  # where the configurations differ
+            yield _delta_rule(*sizes, card="A100")
     yield _qkv_convolution(6, 2048, 16, 128)
     yield _short_convolution(6, 2048, 6144)
     yield _add_norm(6, 2048, 2048)
@@ -76,8 +80,8 @@ def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float
     return Row(name, milliseconds(both), floor, "ms")
 
 
-def _delta_rule(B: int, T: int, H: int, K: int) -> Row:
-    """Compare with the faster of flash-linear-attention's two forms."""
+def _delta_rule(B: int, T: int, H: int, K: int, card: str | None = None) -> Row:
+    """Compare with the faster of flash-linear-attention's two forms; ours in the configurations of `card`, if given."""
     from fla.ops.delta_rule import chunk_delta_rule, fused_recurrent_delta_rule
 
     q, k, v, do = _randn(4, B, T, H, K).unbind()
@@ -91,8 +95,10 @@ def _delta_rule(B: int, T: int, H: int, K: int) -> Row:
     forms = [both_ways(op, scale=1.0) for op in (chunk_delta_rule, fused_recurrent_delta_rule)]
     ours, best = both_ways(delta_rule), min(forms, key=milliseconds)
     name = ("chunk", "fused_recurrent")[forms.index(best)]
-    times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(best), ROUNDS)
-    return Row(f"delta rule, {B} x {T}, {H} heads of {K}, bf16: ours, flash-linear-attention's {name}", *times, "ms")
+    with pretend(CARDS[card]) if card else nullcontext():
+        times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(best), ROUNDS)
+    whose = f"ours as on an {card}" if card else "ours"
+    return Row(f"delta rule, {B} x {T}, {H} heads of {K}, bf16: {whose}, flash-linear-attention's {name}", *times, "ms")
 
 
 def _qkv_convolution(B: int, T: int, H: int, K: int) -> Row:

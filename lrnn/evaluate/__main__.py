@@ -1,6 +1,7 @@
 """Evaluate a checkpoint: python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt"""
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
+from lrnn.evaluate.depth import evaluate_depth
 from lrnn.evaluate.lengths import evaluate_lengths
 from lrnn.evaluate.perplexity import evaluate_perplexity
 from lrnn.evaluate.states import evaluate_states
@@ -9,6 +10,7 @@ from lrnn.evaluate.tasks import evaluate_tasks
 from lrnn.runtime.command import command
 
 COMMANDS = {
+    "depth": evaluate_depth,
     "lengths": evaluate_lengths,
     "perplexity": evaluate_perplexity,
     "states": evaluate_states,

@@ -24,7 +24,11 @@ class LabelledTokens(Protocol):
 
 @runtime_checkable
 class RecurrentModel(Protocol):
-    """A model that reads a sequence piece by piece."""
+    """A model that reads a sequence piece by piece.
+
+    Its call, or its `forward` if it is a module, may have a further argument, `positions` (B, P). Scoring then asks for
+    the logits (B, P, vocabulary) of those tokens alone, and for none where P is 0.
+    """
 
     training: bool
     """Whether the model is in training mode, as in `torch.nn.Module`."""

@@ -40,7 +40,7 @@ def evaluate_lengths(
     test_samples: int | None = None,
     prefix_length: int | None = None,
     evaluation_seed: int | None = None,
-    segment: int = 1024,
+    segment: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     precision: Precision | None = None,
     out: str | None = None,
@@ -59,7 +59,8 @@ def evaluate_lengths(
         prefix_length: Length of the test sequences that are scored at each of their positions too, as in the paper's
             Figure 4; none when absent.
         evaluation_seed: Seed of the sequences; that of the data module when absent.
-        segment: Tokens of a sequence read in one call of the model, with the state carried on to the next.
+        segment: Tokens of a sequence read in one call of the model, with the state carried on to the next; 1,024 when
+            absent, and 32 on a CPU.
         device: Device of the model; auto takes a GPU if there is one.
         precision: Precision of the model's arithmetic; that of the run when absent.
         out: Folder for the scores, lengths.json, and their figure, lengths.png; nothing is written when absent.

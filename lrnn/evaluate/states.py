@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
@@ -294,27 +295,30 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
 
 
 def states_figure(records: dict[str, dict[str, Any]]) -> Figure:
-    """Draw drift against length: one colour for each name, one style for each precision.
+    """Draw the drift, and the ratio R / M of spread and separation, against the length.
 
     Args:
-        records: what `evaluate_states` returned, by the name of the model.
+        records: what `evaluate_states` returned, by the name of the model. Several models have a colour each, and a
+            style for each precision; the curves of one model have a colour for each precision.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 2)
     styles = {"64-true": ":", "32-true": "-", "bf16-mixed": "--"}
     for i, (name, record) in enumerate(records.items()):
-        for precision, curve in record["curves"].items():
-            points = [(one["length"], one["drift"]) for one in curve]
-            axes.plot(
-                *zip(*points, strict=True), styles[precision], color=f"C{i}", marker=".", label=f"{name}, {precision}"
-            )
+        for j, (precision, curve) in enumerate(record["curves"].items()):
+            look = {"color": f"C{i if len(records) > 1 else j}", "marker": ".", "label": f"{name}, {precision}"}
+            lengths = [one["length"] for one in curve]
+            ratios = [one["spread"] / one["separation"] if one["separation"] else float("nan") for one in curve]
+            axes[0].plot(lengths, np.array([one["drift"] for one in curve]), styles[precision], **look)
+            axes[1].plot(lengths, np.array(ratios), styles[precision], **look)
     trained = max(record["trained_length"] for record in records.values())
-    axes.axvspan(0, trained, color="0.92", zorder=0, label=f"trained on (up to {trained})")
-    axes.axhline(1, color="0.6", linewidth=0.8)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
     ticks = sorted({one["length"] for record in records.values() for c in record["curves"].values() for one in c})
-    axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
-    axes.set(xlabel="sequence length", ylabel="drift / separation of the labels")
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    for one_axes, label in zip(axes, ("drift / separation of the labels", "spread R / separation M"), strict=True):
+        one_axes.axvspan(0, trained, color="0.92", zorder=0, label=f"trained on (up to {trained})")
+        one_axes.set_xscale("log", base=2)
+        if any((line.get_ydata() > 0).any() for line in one_axes.lines):  # else an exact model has nothing to draw
+            one_axes.set_yscale("log")
+        one_axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        one_axes.set(xlabel="sequence length", ylabel=label)
+    axes[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -4,8 +4,8 @@
     blocks.0.mixer.in_proj             layers.0.attn.{q,k,v,b}_proj
     blocks.0.mixer.conv                layers.0.attn.{q,k,v}_conv1d
 
-Both scale q by d_head^-1/2 and normalise q and k after SiLU, without a bias. Theirs divides by sqrt(|k|^2 + 1e-6), ours
-by |k|. The two agree to rounding unless a key is shorter than about 0.1.
+Both scale q by d_head^-1/2 and normalise q and k after SiLU, or without an activation. Theirs divides by
+sqrt(|k|^2 + 1e-6), ours by |k|. The two agree to rounding unless a key is shorter than about 0.1.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ def export_delta_net(model: DeltaNet, out: str) -> Exported:
         "use_beta": True,
         "use_gate": False,
         "qk_norm": "l2",
-        "qk_activation": "silu",
+        "qk_activation": mixer.qk_activation,
     }
     return export_to_fla(model, out, config, mixer_weights)
 

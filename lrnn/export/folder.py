@@ -53,6 +53,8 @@ def mlp_of(model: LanguageModel) -> SwiGLU | None:
     block = model.backbone.blocks[0]
     if not isinstance(block.mixer_norm, AddRMSNorm):
         raise refuse("norm", model.hparams["norm"], "only with rms")
+    if not block.residual:
+        raise refuse("residual", False, "only with true")
     if block.channel_mixer is not None and not isinstance(block.channel_mixer, SwiGLU):
         raise refuse("channel_mixer", type(block.channel_mixer).__name__, "only with an MLP (model.mlp_width)")
     return block.channel_mixer

@@ -7,7 +7,7 @@ from lrnn.models.diagonal import Diagonal, DiagonalMixer
 from lrnn.models.full_matrix import FullMatrix, FullMatrixMixer
 from lrnn.models.hybrid import Hybrid
 from lrnn.models.language_model import LanguageModel
-from lrnn.models.layers import SwiGLU
+from lrnn.models.layers import MLP, SwiGLU
 from lrnn.models.mamba import Mamba, MambaMixer
 from lrnn.models.mixer import Layer, Mixer
 from lrnn.models.mlstm import MLSTM, MLSTMMixer
@@ -16,6 +16,7 @@ from lrnn.models.token_matrices import TokenMatrices
 from lrnn.models.transformer import AttentionMixer, Transformer
 
 __all__ = [
+    "MLP",
     "MLSTM",
     "SLSTM",
     "Architecture",

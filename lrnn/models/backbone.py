@@ -27,6 +27,7 @@ class Block(nn.Module):
         has_channel_mixer = channel_mixer is not None
         self.channel_norm = make_add_norm(norm, layer.width, layer.norm_eps, layer.form) if has_channel_mixer else None
         self.channel_mixer = channel_mixer
+        self.residual = layer.residual
         self.keeps_state = False  # whether `transform` returns the recurrent state
 
     def forward(
@@ -39,10 +40,14 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, BlockState]:
         """Read T tokens; return the residual stream for all of them, or only for those at `positions` (B, P).
 
-        The auxiliary terms of the training loss are added to `terms`, if it is given.
+        P may be 0, where only the state is needed. The auxiliary terms of the training loss are added to `terms`, if it
+        is given.
         """
         mixer_state, channel_state = (None, None) if state is None else state
         x, h = self.mixer_norm(x, y)
+        if positions is not None and positions.shape[1] == 0 and _pointwise(self.channel_mixer):
+            return x[:, :0], h[:, :0], (self.mixer.advance(h, mixer_state), ())
+        x = x if self.residual else torch.zeros_like(x)
         y, mixer_state = _mix(self.mixer, h, mixer_state, terms)
         y = y.to(dtype_of_products(x))  # one dtype in all blocks, so that equal blocks compile once
         if self.channel_norm is None or self.channel_mixer is None:
@@ -50,6 +55,7 @@ class Block(nn.Module):
         if self.channel_mixer.pointwise:  # the other tokens are not needed any more
             x, y = _at(positions, x, y)
         x, h = self.channel_norm(x, y)
+        x = x if self.residual else torch.zeros_like(x)
         y, channel_state = _mix(self.channel_mixer, h, channel_state, terms)
         if not self.channel_mixer.pointwise:
             x, y = _at(positions, x, y)
@@ -68,6 +74,10 @@ class Block(nn.Module):
         terms: Terms = {}
         x, y, (mixer_state, _) = self.forward(x, y, None, positions, terms if self.training else None)
         return x, y, terms, mixer_state[-1].flatten(1) if self.keeps_state else None
+
+
+def _pointwise(channel_mixer: Mixer | None) -> bool:
+    return channel_mixer is None or channel_mixer.pointwise
 
 
 def _mix(mixer: Mixer, h: Tensor, state: MixerState | None, terms: Terms | None) -> tuple[Tensor, MixerState]:
@@ -110,18 +120,26 @@ class Backbone(nn.Module):
         if tie_embeddings:
             self.head.weight = self.embedding.weight
 
-    def forward(self, tokens: Tensor, state: list[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
-        h, new_state = self.hidden_states(tokens, state)
+    def forward(
+        self, tokens: Tensor, state: list[BlockState] | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, list[BlockState]]:
+        h, new_state = self.hidden_states(tokens, state, positions)
         return self.head(h), new_state
 
-    def hidden_states(self, tokens: Tensor, state: list[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
-        """Return what the head reads, (B, T, width), and the state of every block."""
+    def hidden_states(
+        self, tokens: Tensor, state: list[BlockState] | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, list[BlockState]]:
+        """Return what the head reads, (B, T, width), and the state of every block.
+
+        With `positions` (B, P), the former is (B, P, width): what the head reads for those tokens alone. P may be 0.
+        """
         x, y = self.embed(tokens)
         new_state = []
+        last = len(self.blocks) - 1
         for i, block in enumerate(self.blocks):
-            x, y, block_state = block(x, y, None if state is None else state[i])
+            x, y, block_state = block(x, y, None if state is None else state[i], positions if i == last else None)
             new_state.append(block_state)
-        return self.norm(x, y)[1], new_state
+        return (self.norm(x, y)[1] if x.shape[1] else x), new_state
 
     def residual_stream(
         self, tokens: Tensor, positions: Tensor | None = None

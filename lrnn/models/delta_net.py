@@ -16,7 +16,17 @@ from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.gate_saturation import saturation_of_logits
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
-from lrnn.ops import at_least_float32, delta_rule, qkv_convolution, range_scale, unit_heads
+from lrnn.models.transitions import HouseholderTransitions
+from lrnn.ops import (
+    at_least_float32,
+    delta_rule,
+    delta_rule_state,
+    linear,
+    qkv_convolution,
+    range_scale,
+    unit_heads,
+)
+from lrnn.ops.qkv_convolution.op import Heads
 
 
 class DeltaNetMixer(Mixer):
@@ -69,9 +79,26 @@ class DeltaNetMixer(Mixer):
         self, x: Tensor, state: MixerState | None = None, terms: Terms | None = None
     ) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)
+        (q, k, v, k_square), logits, conv_state = self._project(x, conv_state)
+        if terms is not None:
+            terms["gate_saturation"] = saturation_of_logits(logits, self.gate_saturation)
+        beta = self.beta_scale * torch.sigmoid(logits)
+        if k.element_size() < 4:
+            # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
+            beta = beta / k_square.clamp_min(0.5)
+        o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
+        return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> HouseholderTransitions:
+        """Return the transitions I - beta k k^T of T tokens, one group a head; takes the arguments of `forward`."""
+        (_, k, _, _), logits, _ = self._project(x, None if state is None else state[0])
+        return HouseholderTransitions((self.beta_scale * torch.sigmoid(logits))[:, :, None], k[:, :, None])
+
+    def _project(self, x: Tensor, conv_state: Tensor | None) -> tuple[Heads, Tensor, Tensor]:
+        """Return q, k, v and |k|^2, the logits of beta in at least float32, and the state of the convolution."""
         projected = self.in_proj(x)
         if self.conv.kernel_size:
-            (q, k, v, k_square), logits, conv_state = qkv_convolution(
+            heads, logits, conv_state = qkv_convolution(
                 projected, self.conv.weight, self.heads, conv_state, form=self.form
             )
         else:
@@ -81,16 +108,22 @@ class DeltaNetMixer(Mixer):
             else:
                 qk, v = qkv.tensor_split((2 * qkv.shape[-1] // 3,), dim=-1)
                 qkv, conv_state = torch.cat([qk, F.silu(v)], -1), x[:, :0]
-            q, k, v, k_square = unit_heads(qkv, self.heads)
-        logits = at_least_float32(logits)
-        if terms is not None:
-            terms["gate_saturation"] = saturation_of_logits(logits, self.gate_saturation)
-        beta = self.beta_scale * torch.sigmoid(logits)
+            heads = unit_heads(qkv, self.heads)
+        return heads, at_least_float32(logits), conv_state
+
+    def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
+        if self.conv.kernel_size or x.is_cuda:
+            return super().advance(x, state)
+        conv_state, S = state if state is not None else (x[:, :0], None)
+        channels = self.splits[0] // 3
+        kv, logits = linear(x, self.in_proj.weight[channels:]).split([2 * channels, self.heads], dim=-1)
+        k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        k, v = F.silu(k) if self.qk_activation == "silu" else k, F.silu(v)
+        k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
+        beta = self.beta_scale * torch.sigmoid(at_least_float32(logits))
         if k.element_size() < 4:
-            # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
-            beta = beta / k_square.clamp_min(0.5)
-        o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
-        return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
+            beta = beta / k.float().square().sum(-1).clamp_min(0.5)
+        return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
 
     @property
     def recurrent_size(self) -> int:

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from lrnn.models.architecture import Architecture
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
-from lrnn.ops import at_least_float32, delta_product, range_scale
+from lrnn.models.transitions import HouseholderTransitions
+from lrnn.ops import at_least_float32, delta_product, range_scale, softplus
 
 
 class DeltaProductMixer(Mixer):
@@ -77,35 +78,49 @@ class DeltaProductMixer(Mixer):
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, S = state if state is not None else (None, None)
-        qkv, logits, gate = self.in_proj(x).split(self.splits, dim=-1)
-        if self.conv is not None:
-            qkv, conv_state = self.conv(qkv, conv_state)
-        else:
-            conv_state = x[:, :0]
+        qkv, logits, gate, conv_state = self._project(x, conv_state)
         n = self.reflections
-        qkv = qkv.unflatten(-1, (1 + 2 * n, self.heads, -1))  # (B, T, 1 + 2 n, heads, d_head)
         q, k, v = qkv[:, :, 0], qkv[:, :, 1 : n + 1], qkv[:, :, n + 1 :]
         if self.conv is None:
             v = F.silu(v)
         q = (F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5).to(qkv.dtype)
         k = F.normalize(at_least_float32(k), dim=-1).to(qkv.dtype)
         beta = self._beta(logits, k)
-        log_gate = None
-        if self.forget_gate:
-            log_gate = -self.A_log.exp() * F.softplus(at_least_float32(gate) + self.dt_bias)
-        o, S = delta_product(q, k, v, beta, log_gate, S, form=self.form)  # o (B, T, heads, d_head)
+        o, S = delta_product(q, k, v, beta, self._log_gate(gate), S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> HouseholderTransitions:
+        """Return the transitions of T tokens, one group a head; takes the arguments of `forward`."""
+        qkv, logits, gate, _ = self._project(x, None if state is None else state[0])
+        k, log_gate = qkv[:, :, 1 : self.reflections + 1], self._log_gate(gate)
+        return HouseholderTransitions(self._beta_of(logits), k, None if log_gate is None else log_gate.exp())
+
+    def _project(self, x: Tensor, conv_state: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return q, k_j and v_j (B, T, 1 + 2 n, heads, d_head), the logits of beta and of g, and the conv's state."""
+        qkv, logits, gate = self.in_proj(x).split(self.splits, dim=-1)
+        if self.conv is not None:
+            qkv, conv_state = self.conv(qkv, conv_state)
+        else:
+            conv_state = x[:, :0]
+        return qkv.unflatten(-1, (1 + 2 * self.reflections, self.heads, -1)), logits, gate, conv_state
+
+    def _log_gate(self, gate: Tensor) -> Tensor | None:
+        """Return log g (B, T, heads) from its logits, or None without a forget gate."""
+        return -self.A_log.exp() * softplus(at_least_float32(gate) + self.dt_bias) if self.forget_gate else None
+
     def _beta(self, logits: Tensor, k: Tensor) -> Tensor:
-        """Return beta (B, T, n, heads) from its logits (B, T, n heads)."""
-        logits = at_least_float32(logits)
-        if self.beta_bias is not None:
-            logits = logits + self.beta_bias
-        beta = self.beta_scale * torch.sigmoid(logits.unflatten(-1, (self.reflections, self.heads)))
+        """Return beta (B, T, n, heads) from its logits (B, T, n heads), for keys that may be rounded."""
+        beta = self._beta_of(logits)
         if k.element_size() < 4:
             # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
             beta = beta / at_least_float32(k.detach()).square().sum(-1).clamp_min(0.5)
         return beta
+
+    def _beta_of(self, logits: Tensor) -> Tensor:
+        logits = at_least_float32(logits)
+        if self.beta_bias is not None:
+            logits = logits + self.beta_bias
+        return self.beta_scale * torch.sigmoid(logits.unflatten(-1, (self.reflections, self.heads)))
 
     @property
     def recurrent_size(self) -> int:

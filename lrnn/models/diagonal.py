@@ -4,8 +4,8 @@
     a   = sigmoid(10 W x / sqrt(width))          in (0, 1), or tanh of the same, in (-1, 1)
     b   = W' x / sqrt(width)
 
-The steep gates reach the ends of their range early. The authors' model has no residual
-path; the block here has one, like all blocks of this package.
+The steep gates reach the ends of their range early. The authors' model has no residual path; the block here has one,
+like all blocks of this package, unless `residual` is false.
 """
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
 from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.models.transitions import DiagonalTransitions
 from lrnn.ops import at_least_float32, diagonal_scan, range_scale
 
 STEEPNESS = 10
@@ -35,10 +36,15 @@ class DiagonalMixer(Mixer):
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         scale = x.shape[-1] ** -0.5
-        a = self.gate(at_least_float32(self.transition_proj(x)) * (STEEPNESS * scale))
+        a = self.transitions(x).values
         b = at_least_float32(self.input_proj(x)) * scale
         y, h = diagonal_scan(a, b * x, None if state is None else state[0], form=self.form)
         return y, (h,)
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
+        """Return the transitions a of T tokens, one group a number of h; takes the arguments of `forward`."""
+        scale = x.shape[-1] ** -0.5
+        return DiagonalTransitions(self.gate(at_least_float32(self.transition_proj(x)) * (STEEPNESS * scale)))
 
     @property
     def recurrent_size(self) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
 from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.models.transitions import MatrixTransitions
 from lrnn.ops import at_least_float32
 from lrnn.ops.common.form import choose_form
 
@@ -46,6 +47,12 @@ class FullMatrixMixer(Mixer):
                 h = torch.baddbmm(input_t[..., None], A_t, h[..., None])[..., 0]
                 states.append(h)
         return torch.stack(states, 1), (h,)
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> MatrixTransitions:
+        """Return the matrices A of T tokens, one group; takes the arguments of `forward`."""
+        width = x.shape[-1]
+        A = at_least_float32(self.transition_proj(x)).unflatten(-1, (1, width, width))
+        return MatrixTransitions(A * width**-0.5)
 
     @property
     def recurrent_size(self) -> int:

@@ -61,6 +61,7 @@ class _SaturationOfDecay(torch.autograd.Function):
     def backward(ctx: Any, dterm: Tensor) -> tuple[Tensor, None, None]:
         dt, A = ctx.saved_tensors
         x = dt[..., None] * A
-        push = 1 / torch.expm1(-x) - 1  # minus the gradient of x + log(1 - exp(x))
-        push = torch.where((x > -LIMIT) & (x < -NEAREST), push, 0)
-        return -(ctx.strength / x.numel() * dterm) * (push * A).sum(-1), None, None
+        outside = (x <= -LIMIT) | (x >= -NEAREST)
+        # minus the gradient of x + log(1 - exp(x)), in place; without the clamp, expm1 would overflow, which is slow
+        push = x.clamp_(-LIMIT, -NEAREST).neg_().expm1_().reciprocal_().sub_(1).masked_fill_(outside, 0)
+        return -(ctx.strength / x.numel() * dterm) * push.mul_(A).sum(-1), None, None

@@ -50,6 +50,7 @@ class LanguageModel(L.LightningModule):
         channel_mixer: Callable[[Layer], Mixer] | None = None,
         norm: Norm = "rms",
         norm_eps: float = 1e-6,
+        residual: bool = True,
         form: Form = "auto",
         init_std: float | None = None,
         tie_embeddings: bool = False,
@@ -71,6 +72,7 @@ class LanguageModel(L.LightningModule):
             channel_mixer: Class of the mixer after each mixer, with its options, in place of the MLP.
             norm: Norm before each mixer and before the head, rms or layer.
             norm_eps: Epsilon of the norms.
+            residual: Whether blocks add to a residual stream; without it, a block's output is that of its last mixer.
             form: Form that the ops run in (lrnn/ops/common/form.py): auto, recurrent, chunked or triton.
             init_std: Standard deviation of the normal initialisation of all linear and embedding weights; PyTorch's
                 own initialisation when absent.
@@ -106,7 +108,7 @@ class LanguageModel(L.LightningModule):
             None  # mean over the micro-batches of a step; None if all have equally many
         )
         self.auxiliary_terms: Terms = {}  # values in the last training loss
-        stack = [Layer(width, index, layers, norm_eps, form) for index in range(layers)]
+        stack = [Layer(width, index, layers, norm_eps, form, residual) for index in range(layers)]
         self.backbone = Backbone(vocab_size, stack, make_mixer, channel_mixer, norm, tie_embeddings)
         if init_std is not None:
             for module in self.backbone.modules():
@@ -128,9 +130,15 @@ class LanguageModel(L.LightningModule):
     def vocab_size(self) -> int:
         return self.backbone.head.out_features
 
-    def forward(self, tokens: Tensor, state: list[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
-        """Map tokens (B, T), and the state after the tokens before them, to logits (B, T, vocab_size) and a state."""
-        return self.backbone(tokens, state)
+    def forward(
+        self, tokens: Tensor, state: list[BlockState] | None = None, positions: Tensor | None = None
+    ) -> tuple[Tensor, list[BlockState]]:
+        """Map tokens (B, T), and the state after the tokens before them, to logits (B, T, vocab_size) and a state.
+
+        With `positions` (B, P), the logits (B, P, vocab_size) are those at these tokens. P may be 0, where only the
+        state is needed.
+        """
+        return self.backbone(tokens, state, positions)
 
     def step(self, token: Tensor, state: list[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
         """Map one token a sequence (B,) to logits (B, vocab_size) and the new state.
@@ -219,7 +227,7 @@ class LanguageModel(L.LightningModule):
             if self.consistency.wants_check(step):
                 mean = self.trainer.strategy.reduce(self.consistency.cross_entropy.clone(), reduce_op="mean")
                 self.consistency.check(step, mean, not getattr(self._datamodule, "in_curriculum", False))
-            self.consistency.set_weight(step, int(self.trainer.estimated_stepping_batches))
+            self.consistency.set_weight(step, self.trainer.estimated_stepping_batches)
 
     @property
     def _datamodule(self) -> L.LightningDataModule | None:

@@ -135,3 +135,27 @@ class SwiGLU(Mixer):
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         return self.down(swiglu(self.gate_up(x), form=self.form)), ()
+
+
+class MLP(Mixer):
+    """Plain MLP with biases: down(GELU(up(x))).
+
+    One layer of DeltaProduct learns all 120 elements of S5 with it in some thousand steps, and not with a SwiGLU.
+    """
+
+    pointwise = True
+
+    def __init__(self, layer: Layer, hidden: int):
+        """
+        Args:
+            layer: place in the model.
+            hidden: hidden width.
+        """
+        super().__init__()
+        if hidden < 1:
+            raise ValueError(f"model.channel_mixer.hidden: must be at least 1, got {hidden}")
+        self.up = nn.Linear(layer.width, hidden)
+        self.down = nn.Linear(hidden, layer.width)
+
+    def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
+        return self.down(F.gelu(self.up(x))), ()

@@ -19,7 +19,8 @@ from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.gate_saturation import saturation_of_decay
 from lrnn.models.layers import Linear, ShortConvolution
 from lrnn.models.mixer import Layer, Mixer, MixerState
-from lrnn.ops import at_least_float32, range_scale, selective_scan
+from lrnn.models.transitions import DiagonalTransitions
+from lrnn.ops import at_least_float32, range_scale, selective_scan, softplus
 
 
 class MambaMixer(Mixer):
@@ -79,12 +80,21 @@ class MambaMixer(Mixer):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, conv_state = self.conv(u, conv_state)
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
-        dt = F.softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
+        dt = softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
         A = -torch.exp(at_least_float32(self.A_log))
         if terms is not None:
             terms["gate_saturation"] = saturation_of_decay(dt, A, self.gate_saturation)
         y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h, form=self.form)
         return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
+        """Return the transitions a of T tokens, one group a number of h; takes the arguments of `forward`."""
+        u, _ = self.conv(self.in_proj(x).chunk(2, dim=-1)[0], None if state is None else state[0])
+        r = self.x_proj(u).split(self.splits, dim=-1)[0]
+        dt = F.softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
+        s = range_scale(self.eigenvalue_range)
+        a = s * torch.exp(dt[..., None] * -torch.exp(at_least_float32(self.A_log))) - (s - 1)
+        return DiagonalTransitions(a.flatten(2))
 
     @property
     def recurrent_size(self) -> int:

@@ -20,6 +20,7 @@ class Layer:
         count: number of blocks.
         norm_eps: epsilon of the norms.
         form: form that the ops run in.
+        residual: whether the block adds its branches to the residual stream, or has them in place of it.
     """
 
     width: int
@@ -27,6 +28,7 @@ class Layer:
     count: int = 1
     norm_eps: float = 1e-6
     form: Form = "auto"
+    residual: bool = True
 
 
 class Mixer(nn.Module, ABC):
@@ -67,6 +69,11 @@ class Mixer(nn.Module, ABC):
             the branch (B, T, width) that is added to the residual stream, and the state after the last token. Each
             tensor of a state has the batch in its first dimension.
         """
+
+    def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
+        """Return the state after T tokens, as `forward` does, where no token's branch and no gradient are needed."""
+        after: MixerState = self(x, state)[1]
+        return after
 
     def recurrence_flops(self, context: int) -> int:
         """Floating-point operations a token, forward, beside those of the weights; 0 if they are negligible.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lrnn.models.architecture import Architecture
 from lrnn.models.layers import Linear, ShortConvolution
 from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.models.transitions import DiagonalTransitions
 from lrnn.ops import at_least_float32, mlstm, range_scale
 
 
@@ -74,10 +75,7 @@ class MLSTMMixer(Mixer):
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, *memory = state if state is not None else (None,)
-        u, z = self.up_proj(x).chunk(2, dim=-1)
-        c, conv_state = self.conv(u, conv_state)
-        q, k, v = self.q_proj(c), self.k_proj(c), self.v_proj(u)
-        gates = at_least_float32(F.linear(torch.cat([q, k, v], -1), self.gate_weight)) + self.gate_bias
+        z, c, (q, k, v), gates, conv_state = self._project(x, conv_state)
         input_gate, forget_gate = gates.chunk(2, dim=-1)  # (B, T, heads)
         q, k, v = (y.unflatten(-1, (self.heads, -1)) for y in (q, k, v))
         k = k * k.shape[-1] ** -0.5
@@ -93,6 +91,22 @@ class MLSTMMixer(Mixer):
         )
         y = (self.norm(at_least_float32(h)).flatten(-2) + self.skip * c) * F.silu(z)
         return self.down_proj(y), (conv_state, *new)
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
+        """Return the forget gates of T tokens, one group a head; takes the arguments of `forward`."""
+        *_, gates, _ = self._project(x, None if state is None else state[0])
+        s = range_scale(self.eigenvalue_range)
+        return DiagonalTransitions(s * torch.sigmoid(gates.chunk(2, dim=-1)[1]) - (s - 1))
+
+    def _project(
+        self, x: Tensor, conv_state: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor], Tensor, Tensor]:
+        """Return z, c, (q, k, v), the logits of both gates (B, T, 2 heads), and the state of the convolution."""
+        u, z = self.up_proj(x).chunk(2, dim=-1)
+        c, conv_state = self.conv(u, conv_state)
+        q, k, v = self.q_proj(c), self.k_proj(c), self.v_proj(u)
+        gates = at_least_float32(F.linear(torch.cat([q, k, v], -1), self.gate_weight)) + self.gate_bias
+        return z, c, (q, k, v), gates, conv_state
 
     def recurrence_flops(self, context: int) -> int:
         """Count two passes over the memory: it is written and read."""

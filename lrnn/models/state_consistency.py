@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lrnn.ops import IGNORE, at_least_float32
+
 CHECK = 50  # optimizer steps between two looks at the cross-entropy, for each of which the CPU waits for the GPU
 MEMORY = 50  # training batches that the running mean of the cross-entropy looks back over
 
@@ -50,10 +52,13 @@ class StateConsistency(nn.Module):
             raise ValueError(f"model.state_consistency: must be 0 or a positive number, got {strength}")
         if not start > 0:
             raise ValueError(f"model.consistency_start: must be above 0, got {start}")
-        if not ramp >= 0:
-            raise ValueError(f"model.consistency_ramp: must be at least 0, got {ramp}")
+        if not 0 <= ramp < math.inf:
+            raise ValueError(f"model.consistency_ramp: must be at least 0 and finite, got {ramp}")
         if not size:
-            raise ValueError("model.state_consistency: must be 0, as no block of this model has a recurrent state")
+            raise ValueError(
+                "model.state_consistency: must be 0, as no mixer of this model has a recurrent state that can be "
+                "compared (Mixer.recurrent_size)"
+            )
         self.strength, self.start, self.ramp = strength, start, ramp
         self.table = nn.Parameter(torch.zeros(labels, size))
         self.table.no_weight_decay = True  # type: ignore[attr-defined]
@@ -76,16 +81,19 @@ class StateConsistency(nn.Module):
 
         Args:
             states: recurrent states of each block after the last token, (B, size of the block).
-            labels: last labels (B,).
+            labels: labels at the last token (B,). A sequence without one, -100, does not count: it is shorter, and its
+                padding has changed its state. Such are in a batch in which a curriculum reaches another length.
             cross_entropy: mean over the batch, in nats, a scalar.
         """
+        scored = labels != IGNORE
         with torch.no_grad():
-            self.seen.index_fill_(0, labels, True)
-            self.cross_entropy.lerp_(cross_entropy.float(), 1 / MEMORY)
+            self.seen |= (labels[:, None] == torch.arange(len(self.seen), device=labels.device)).any(0)
+            self.cross_entropy.lerp_(cross_entropy.to(self.cross_entropy), 1 / MEMORY)
         second = self.weight > 0
-        S = torch.cat([state.float() for state in states], 1)
+        S = torch.cat([at_least_float32(state) for state in states], 1)
         S = torch.where(second, S, S.detach())
-        distance = (S - F.embedding(labels, self.table)).square().sum(1).mean()
+        distances = (S - F.embedding(labels.where(scored, 0), self.table)).square().sum(1)
+        distance = distances.where(scored, 0).sum() / scored.sum().clamp(min=1)
         ratio = distance / torch.where(second, self._separation(), 1.0)  # the table is all zero at the first step
         term = torch.where(second, self.weight * ratio, distance)
         return term, ratio.detach()
@@ -120,7 +128,7 @@ class StateConsistency(nn.Module):
             self._began = step
             self.began.fill_(step)
 
-    def set_weight(self, step: int, steps: int) -> None:
+    def set_weight(self, step: int, steps: float) -> None:
         """Set the strength of optimizer step number `step` of `steps`."""
         if self._began < 0:
             return

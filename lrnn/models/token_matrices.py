@@ -22,6 +22,7 @@ from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.backbone import Block, BlockState
 from lrnn.models.language_model import LanguageModel
 from lrnn.models.mixer import Layer, Mixer, MixerState
+from lrnn.models.transitions import MatrixTransitions
 from lrnn.ops.common.form import choose_form
 
 LARGEST_NORM = 2.0**20
@@ -52,6 +53,14 @@ class MatrixProductMixer(Mixer):
                 states.append(H)
         return torch.stack(states, 1).flatten(2), (H,)
 
+    @property
+    def recurrent_size(self) -> int:
+        return self.size**2
+
+    def transitions(self, x: Tensor, state: MixerState | None = None) -> MatrixTransitions:
+        """Return the matrices A of T tokens, one group; takes the arguments of `forward`."""
+        return MatrixTransitions(x.unflatten(-1, (1, self.size, self.size)))
+
     def recurrence_flops(self, context: int) -> int:
         """Count the product A H."""
         return 2 * self.size**3
@@ -70,9 +79,10 @@ def _scale(H: Tensor) -> Tensor:
 class MatrixBlock(Block):
     """A mixer alone: neither norms nor a residual path."""
 
-    def __init__(self, mixer: Mixer):
+    def __init__(self, mixer: Mixer, keeps_state: bool):
         nn.Module.__init__(self)
         self.mixer, self.channel_mixer = mixer, None
+        self.keeps_state = keeps_state
 
     def forward(
         self,
@@ -119,12 +129,14 @@ class TokenMatrices(LanguageModel):
             channel_mixer=None,
             norm="rms",
             norm_eps=0.0,
+            residual=True,
             init_std=None,
             tie_embeddings=False,
             **kwargs,
         )
         backbone = self.backbone
-        backbone.blocks = nn.ModuleList([MatrixBlock(backbone.blocks[0].mixer)])  # type: ignore[assignment]
+        usual = backbone.blocks[0]
+        backbone.blocks = nn.ModuleList([MatrixBlock(usual.mixer, usual.keeps_state)])  # type: ignore[assignment]
         backbone.norm = ProjectToUnitBall()
         with torch.no_grad():
             for row in backbone.embedding.weight:
@@ -132,5 +144,7 @@ class TokenMatrices(LanguageModel):
         self.record_options({"matrix_size": matrix_size, **kwargs})
 
     def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """Return the parameters with and without weight decay. The table holds matrices, so it decays as they do."""
-        return list(self.parameters()), []
+        """Return the parameters with and without weight decay. The embedding holds matrices, and decays as they do."""
+        decayed, kept = super().decay_groups()
+        matrices = list(self.backbone.embedding.parameters())
+        return [*decayed, *matrices], [parameter for parameter in kept if parameter is not matrices[0]]

@@ -9,8 +9,9 @@ flash-linear-attention for large heads of the delta rule.
 from lrnn.ops.common.eigenvalue_range import range_scale
 from lrnn.ops.common.form import Form, forms_in_use
 from lrnn.ops.common.precision import at_least_float32, dtype_of_products
+from lrnn.ops.common.underflow import softplus
 from lrnn.ops.delta_product.op import delta_product
-from lrnn.ops.delta_rule.op import delta_rule
+from lrnn.ops.delta_rule.op import delta_rule, delta_rule_state
 from lrnn.ops.diagonal_scan.op import diagonal_scan
 from lrnn.ops.head_loss.op import IGNORE, head_loss
 from lrnn.ops.head_loss.scores import head_scores
@@ -30,6 +31,7 @@ __all__ = [
     "at_least_float32",
     "delta_product",
     "delta_rule",
+    "delta_rule_state",
     "diagonal_scan",
     "dtype_of_products",
     "forms_in_use",
@@ -43,6 +45,7 @@ __all__ = [
     "selective_scan",
     "short_convolution",
     "slstm",
+    "softplus",
     "swiglu",
     "unit_heads",
 ]

@@ -8,6 +8,8 @@ from typing import Literal
 
 from lrnn.runtime.errors import ConfigError
 
+# glibc otherwise gives memory back after each use of a large tensor, and the kernel clears its pages at the next use
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
 STRIKES = 2  # failures in a row, with the GPU silent after each, that retire it
 
 
@@ -26,10 +28,10 @@ class Device:
     @property
     def environment(self) -> dict[str, str]:
         """Environment variables of the processes on this device."""
-        gpu = {} if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
+        own = MALLOC if self.gpu is None else {"CUDA_VISIBLE_DEVICES": self.gpu}
         # the compiler's threads too: without kernels from an earlier run, all runs compile at once
         threads = dict.fromkeys(("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"), str(self.threads))
-        return {**os.environ, **threads, **gpu}
+        return {**os.environ, **threads, **own}
 
     def answers(self) -> bool:
         """Tell whether the device works. A process can't regain a lost GPU, so another one tries it."""

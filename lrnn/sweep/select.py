@@ -8,24 +8,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from lrnn.sweep.grid import Cell, Run
 
+Measure = Literal["scaled_accuracy", "sequence_accuracy"]
+
 
 @dataclass(frozen=True)
 class Finished:
-    """A run and the results that it wrote at its end."""
+    """A run, the results that it wrote at its end, and which of their accuracies is reported."""
 
     run: Run
     result: Mapping[str, Any]
+    measure: Measure = "scaled_accuracy"
 
     @property
     def test(self) -> float:
-        """Scaled accuracy on the test set."""
-        return self.result["scaled_accuracy"]
+        """Accuracy on the test set."""
+        return self.result[self.measure]
 
     @property
     def validation(self) -> float:
@@ -34,13 +37,15 @@ class Finished:
 
     @property
     def kept(self) -> float | None:
-        """Scaled accuracy on the test set of the weights that were best on validation data; None if none were kept."""
-        return self.result.get("best_checkpoint", {}).get("scaled_accuracy")
+        """Accuracy on the test set of the weights that were best on validation data; None if none were kept."""
+        return self.result.get("best_checkpoint", {}).get(self.measure)
 
     @property
     def curve(self) -> dict[int, float]:
-        """Scaled accuracy at each sequence length."""
-        return {int(length): score for length, score in self.result["scaled_accuracy_at"].items()}
+        """Accuracy at each sequence length; the test set's too, if it has one length."""
+        shortest, longest = self.result.get("test_lengths", (0, 1))
+        test = {longest: self.test} if shortest == longest else {}
+        return {int(length): score for length, score in self.result[f"{self.measure}_at"].items()} | test
 
     @cached_property
     def configuration(self) -> dict[str, Any]:
@@ -61,9 +66,9 @@ class Row:
         return [one.test for one in self.chosen]
 
 
-def make_row(cell: Cell, root: str | Path) -> Row:
+def make_row(cell: Cell, root: str | Path, measure: Measure = "scaled_accuracy") -> Row:
     results = ((run, run.result()) for run in cell.runs(root))
-    finished = [Finished(run, result) for run, result in results if result is not None]
+    finished = [Finished(run, result, measure) for run, result in results if result is not None]
     return Row(cell, finished, select(finished))
 
 

@@ -11,13 +11,18 @@ from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.instantiate import instantiate
 from lrnn.sweep.grid import read_folder
-from lrnn.sweep.select import Row, make_row
+from lrnn.sweep.select import Measure, Row, make_row
 from lrnn.sweep.table_report import write_report
 
 DEFAULT_LENGTHS = 2  # columns for the longest lengths
 
 
-def table(run_dir: str = "runs/table3", out: str | None = None, lengths: Sequence[int] | None = None) -> None:
+def table(
+    run_dir: str = "runs/table3",
+    out: str | None = None,
+    lengths: Sequence[int] | None = None,
+    measure: Measure = "scaled_accuracy",
+) -> None:
     """Print the paper's scores beside those of a sweep; write table.md, table.csv, runs.csv and pictures.
 
     Args:
@@ -25,8 +30,10 @@ def table(run_dir: str = "runs/table3", out: str | None = None, lengths: Sequenc
         out: Folder to write to. Defaults to the folder of the sweep.
         lengths: Sequence lengths that have a column of their own. Defaults to the two longest among the lengths that
             were scored beyond those of the test set.
+        measure: Accuracy that is reported: scaled_accuracy, of single labels, as in the paper's tables; or
+            sequence_accuracy, the share of the sequences whose labels are all right, without the paper's numbers.
     """
-    rows = [make_row(cell, run_dir) for cell in read_folder(run_dir)]
+    rows = [make_row(cell, run_dir, measure) for cell in read_folder(run_dir)]
     tasks: dict[str, Any] = {}
     for row in rows:
         if row.chosen and row.cell.task not in tasks:
@@ -39,7 +46,7 @@ def table(run_dir: str = "runs/table3", out: str | None = None, lengths: Sequenc
         raise ConfigError(f"lengths: no run was scored at {sorted(unknown)}; the runs were scored at {scored}")
     # a terminal that is narrower than the table breaks its lines, and cuts off no number
     console = Console(highlight=False, width=max(Console().width, 120))
-    write_report(rows, tasks, lengths, Path(out or run_dir), console)
+    write_report(rows, tasks, lengths, Path(out or run_dir), console, measure)
 
 
 def _build_task(row: Row) -> L.LightningDataModule:

@@ -14,16 +14,27 @@ from rich.table import Table
 from data import SyntheticTask
 from lrnn.evaluate.length_figure import length_figure
 from lrnn.sweep.prefix_report import prefix_lines
-from lrnn.sweep.published import PUBLISHED, Published
-from lrnn.sweep.select import Row, median_deviation
+from lrnn.sweep.protocol import differences
+from lrnn.sweep.published import CURRICULUM, PUBLISHED, Published
+from lrnn.sweep.select import Measure, Row, median_deviation
 from lrnn.sweep.tabular import markdown, write_csv
 
-EXPLANATION = (
-    "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
-    "median of the seeds. Difference: our best minus the paper's, or our median minus the paper's where its best is "
-    "unknown. Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
+COLUMNS = (
+    "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
     "s: mean seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
 )
+SEEDS = 3  # that the paper has of each cell
+EXPLANATIONS: dict[Measure, str] = {
+    "scaled_accuracy": (
+        "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
+        "median of the seeds. Difference: our best minus the paper's, or our median minus the paper's where its best "
+        f"is unknown. {COLUMNS}"
+    ),
+    "sequence_accuracy": (
+        "Sequence accuracy, the share of the sequences whose labels are all right, on the test set. Ours: the best "
+        f"seed and the median of the seeds. {COLUMNS}"
+    ),
+}
 KEPT_EXPLANATION = (
     "These scores are of the last weights. Kept: the same for those weights of each seed that scored best during "
     "training, on a validation set of the test lengths."
@@ -40,7 +51,12 @@ class Task(Protocol):
 
 
 def write_report(
-    rows: Sequence[Row], tasks: Mapping[str, Task], lengths: Sequence[int], folder: Path, console: Console
+    rows: Sequence[Row],
+    tasks: Mapping[str, Task],
+    lengths: Sequence[int],
+    folder: Path,
+    console: Console,
+    measure: Measure = "scaled_accuracy",
 ) -> None:
     """Print the table; write table.md, table.csv, runs.csv and a picture of each task.
 
@@ -50,6 +66,7 @@ def write_report(
         lengths: Sequence lengths that have a column of their own.
         folder: Folder to write to.
         console: Console to print to.
+        measure: Accuracy that is reported.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = any(one.kept is not None for row in rows for one in row.chosen)
@@ -59,25 +76,72 @@ def write_report(
         *("s", "rate", "steps"),
         *(("kept",) if kept else ()),
     )
-    explanation = f"{EXPLANATION} {KEPT_EXPLANATION}" if kept else EXPLANATION
+    explanation = " ".join([EXPLANATIONS[measure], *([KEPT_EXPLANATION] if kept else [])])
+    # the paper has no sequence accuracies of these tasks
+    shown = [i for i, name in enumerate(header) if measure == "scaled_accuracy" or name not in ("paper", "difference")]
+    header = tuple(header[i] for i in shown)
     lines = [explanation]
     for name in dict.fromkeys(row.cell.task for row in rows):
         its_rows = [row for row in rows if row.cell.task == name]
-        texts = [_texts(_values(row, lengths), row, lengths)[: len(header)] for row in its_rows]
-        caption = _describe(tasks[name]) if name in tasks else "No run is finished."
+        every = [_texts(_values(row, lengths), row, lengths) for row in its_rows]
+        texts = [tuple(of_row[i] for i in shown) for of_row in every]
+        caption = _describe(tasks[name], measure) if name in tasks else "No run is finished."
+        if name in CURRICULUM:
+            caption += " The paper here is that of Mamba-3 (Appendix D), whose stages are unknown."
         console.print(_printed(name, caption, header, texts))
+        differing = _differing(its_rows) if measure == "scaled_accuracy" else []
+        console.print(*differing, sep="\n", end="\n" if differing else "", markup=False, soft_wrap=True)
         lines += ["", f"## {name}", "", caption, "", *markdown(header, texts)]
+        if differing:
+            lines += ["", "What differs from the paper's protocol:", "", *(f"- {line}" for line in differing)]
         if name in tasks:
-            _figure(name, its_rows, tasks[name]).savefig(folder / f"{name}.png", dpi=150)
-            lines += ["", f"![Scaled accuracy against sequence length]({name}.png)"]
+            _figure(name, its_rows, tasks[name], measure).savefig(folder / f"{name}.png", dpi=150)
+            lines += ["", f"![{_words(measure).capitalize()} against sequence length]({name}.png)"]
             lines += prefix_lines(name, its_rows, tasks[name].train_lengths[1], folder)
+    missing = _missing(rows) if measure == "scaled_accuracy" else ""
+    lines += ["", "## Not run", "", missing] if missing else []
     lines += ["", "## Commands", "", "Each command trains the best seed of a row again.", "", "```sh"]
     best = [max(row.chosen, key=lambda one: one.test) for row in rows if row.chosen]
     lines += [*(one.run.command() for one in best), "```"]
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     write_csv(folder / "table.csv", [_values(row, lengths) for row in rows])
     write_csv(folder / "runs.csv", [values for row in rows for values in _runs(row)])
+    if missing:
+        console.print(missing, markup=False, soft_wrap=True)
     console.print(f"{explanation}\nwritten to {folder}: table.md, table.csv, runs.csv, a picture of each task")
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
+    """Say for the rows that the paper has too what differs from its protocol; models that differ alike share a line."""
+    models: dict[str, list[str]] = {}
+    for row in rows:
+        if text := _difference(row):
+            models.setdefault(text, []).append(row.cell.model)
+    return [f"{', '.join(names)}: {text}" for text, names in models.items()]
+
+
+def _difference(row: Row) -> str:
+    if not row.chosen or not _of_paper(row):
+        return ""
+    rates = [one.run.learning_rate for one in row.finished]
+    return "; ".join(differences(row.cell.model, row.cell.task, row.chosen[0].configuration, rates))
+
+
+def _of_paper(row: Row) -> bool:
+    """Whether the paper's Table 3 or Table 5 has this cell."""
+    return row.cell.task not in CURRICULUM and row.cell.model in PUBLISHED.get(row.cell.task, {})
+
+
+def _missing(rows: Sequence[Row]) -> str:
+    """Say which of the paper's cells in this sweep have fewer than three seeds; empty if it has no such cell at all."""
+    of_paper = [row for row in rows if _of_paper(row)]
+    if not of_paper:
+        return ""
+    few = [f"{row.cell.name} ({len(row.chosen)})" for row in of_paper if len(row.chosen) < SEEDS]
+    counted = (
+        f"{len(of_paper) - len(few)} of this sweep's {len(of_paper)} cells of the paper have {SEEDS} seeds or more."
+    )
+    return f"{counted} Others, with their number of seeds: {', '.join(few)}." if few else counted
 
 
 def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Sequence[str]]) -> Table:
@@ -89,9 +153,14 @@ def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Seq
     return printed
 
 
-def _figure(name: str, rows: Sequence[Row], task: Task) -> Figure:
+def _words(measure: Measure) -> str:
+    return measure.replace("_", " ")
+
+
+def _figure(name: str, rows: Sequence[Row], task: Task, measure: Measure) -> Figure:
     curves = {row.cell.model: [one.curve for one in row.chosen] for row in rows if row.chosen}
     figure = length_figure(curves, task.train_lengths[1])
+    figure.axes[0].set_ylabel(_words(measure))
     figure.axes[0].set_title(name)
     return figure
 
@@ -118,6 +187,7 @@ def _values(row: Row, lengths: Sequence[int]) -> dict[str, Any]:
         "seconds": _of(mean, seconds),
         "rate": chosen[0].run.learning_rate if chosen else None,
         "steps": chosen[0].configuration["trainer"]["max_steps"] if chosen else None,
+        "differs": _difference(row),
         "kept_best": _of(max, kept),
         "kept_median": _of(median, kept),
     }
@@ -172,13 +242,19 @@ def _runs(row: Row) -> list[dict[str, Any]]:
     ]
 
 
-def _describe(task: Task) -> str:
+def _describe(task: Task, measure: Measure) -> str:
     text = (
-        f"Trained on lengths {task.train_lengths[0]} to {task.train_lengths[1]}, tested on {task.test_lengths[0]} to "
-        f"{task.test_lengths[1]} ({task.test_samples:,} sequences). A score of 0 is chance, an accuracy of "
-        f"{task.chance:.3f}"
+        f"Trained on lengths {_span(task.train_lengths)}, tested on {_span(task.test_lengths)} "
+        f"({task.test_samples:,} sequences)."
     )
+    if measure == "sequence_accuracy":
+        return text
+    text += f" A score of 0 is chance, an accuracy of {task.chance:.3f}"
     if not isinstance(task, SyntheticTask):
         return f"{text}."
     constant = (task.constant_accuracy() - task.chance) / (1 - task.chance)
     return f"{text}; the best constant answer scores {constant:.3f}."
+
+
+def _span(lengths: tuple[int, int]) -> str:
+    return f"{lengths[0]} to {lengths[1]}" if lengths[0] < lengths[1] else f"{lengths[0]}"

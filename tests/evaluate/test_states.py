@@ -146,3 +146,18 @@ def test_bad_input_is_one_line(tmp_path):
         measure(run, samples=0)
     with pytest.raises(ConfigError, match="lengths, precisions: must name at least one each"):
         measure(run, lengths=[])
+
+
+@pytest.mark.gpu
+def test_a_gpu_measures_what_a_cpu_measures(tmp_path):
+    model = DeltaProduct(vocab_size=9, width=16, layers=1, heads=2, reflections=2, beta_bias=True)
+    run = save_run(model, tmp_path / "run", group="S3", train_lengths=[2, 8])
+    ours, theirs = (
+        evaluate_states(run, lengths=[8, 40], samples=40, samples_per_label=4, segment=16, device=device)
+        for device in ("cuda", "cpu")
+    )
+    for precision, rel in (("64-true", 1e-6), ("32-true", 1e-3)):
+        for one, other in zip(ours["curves"][precision], theirs["curves"][precision], strict=True):
+            assert one == pytest.approx(other, rel=rel)
+    for one, other in zip(ours["heads"], theirs["heads"], strict=True):
+        assert one["contraction"] == pytest.approx(other["contraction"], rel=1e-6)

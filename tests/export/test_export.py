@@ -144,6 +144,7 @@ def fla_without_triton(monkeypatch):
 def test_delta_net_in_flash_linear_attention(eigenvalue_range, conv_size, fla_without_triton, tmp_path):
     options = {"heads": 2, "mlp_width": 48, "norm_eps": 1e-3, "tie_embeddings": conv_size == 4}
     head_size = 24 if conv_size else None
+    options |= {"qk_activation": "silu" if conv_size or eigenvalue_range[0] else "identity"}
     model = random_model(
         DeltaNet, eigenvalue_range=eigenvalue_range, head_size=head_size, conv_size=conv_size, **options
     )

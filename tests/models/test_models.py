@@ -7,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrnn.models import (
+    MLP,
     MLSTM,
     SLSTM,
     AttentionMixer,
@@ -50,7 +51,7 @@ ARCHITECTURES = (
     (Mamba, {"state_size": 3, "dt_scale": 16.0}),
     (Mamba, {"state_size": 3, "conv_size": 0, "gate_saturation": 1.0}),
     (MLSTM, {"heads": 2}),
-    (MLSTM, {"heads": 4, "conv_size": 0}),
+    (MLSTM, {"heads": 4, "conv_size": 0, "channel_mixer": partial(MLP, hidden=8)}),
     (SLSTM, {"heads": 2, "mlp_width": 24}),
     (SLSTM, {"heads": 4, "conv_size": 4}),
     (Diagonal, {}),
@@ -236,3 +237,16 @@ def test_a_tiny_gradient_trains_with_a_tinier_epsilon_of_adam(adam_eps, share):
 def test_bad_options_are_named(architecture, options, key):
     with pytest.raises(ValueError, match=key):
         architecture(**{**SMALL, **options})
+
+
+def test_without_a_residual_path_a_block_is_its_last_mixer():
+    options = {"vocab_size": 5, "width": 16, "layers": 1, "heads": 2}
+    tokens = torch.randint(0, 5, (2, 7))
+    for mlp in (None, 24):
+        model = DeltaNet(**options, mlp_width=mlp, residual=False)
+        [block], x = model.backbone.blocks, model.backbone.embedding(tokens)
+        y, _ = block.mixer(block.mixer_norm(x, torch.zeros_like(x))[1])
+        if mlp:
+            y, _ = block.channel_mixer(block.channel_norm(torch.zeros_like(y), y)[1])
+        logits = model.backbone.head(model.backbone.norm(torch.zeros_like(y), y)[1])
+        torch.testing.assert_close(model(tokens)[0], logits)

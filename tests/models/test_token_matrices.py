@@ -1,11 +1,17 @@
 """The full-matrix baseline against its equations in float64, and against permutation matrices of a group."""
 
+from pathlib import Path
+
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 
 from data import GroupWordProblem
+from lrnn.fit import fit
 from lrnn.models import TokenMatrices
+from lrnn.runtime.checkpoint import load_model
+from lrnn.theory.spectra import transitions
 
 
 def products(model, tokens):
@@ -57,6 +63,14 @@ def test_steps_and_pieces_give_what_one_call_gives():
         torch.testing.assert_close(state, final)
 
 
+def test_transitions_are_the_matrices_of_the_tokens():
+    model = TokenMatrices(matrix_size=3, vocab_size=5)
+    tokens = torch.randint(5, (2, 6))
+    [found] = transitions(model, tokens).values()
+    assert torch.equal(found.matrices()[:, :, 0], model.backbone.embedding.weight.view(5, 3, 3)[tokens])
+    torch.testing.assert_close(found.eigenvalues().abs(), torch.ones(2, 6, 1, 3))  # they start orthogonal
+
+
 def test_bfloat16_autocast_leaves_the_state_in_float32():
     model = TokenMatrices(matrix_size=4, vocab_size=5).eval()
     tokens = torch.randint(5, (2, 50))
@@ -87,3 +101,47 @@ def test_options_that_it_does_not_have():
         TokenMatrices(mlp_width=4)
     decayed, kept = TokenMatrices(matrix_size=3, vocab_size=4, weight_decay=0.5).decay_groups()
     assert [tuple(weight.shape) for weight in decayed] == [(4, 9), (4, 9)] and not kept
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own
+def test_training_compiles_whole():
+    torch._dynamo.reset()
+    model = TokenMatrices(matrix_size=3, vocab_size=5)
+    tokens = torch.randint(5, (2, 9))
+    want = model.loss(tokens, tokens)
+    for module, name in model.hot_paths():
+        setattr(module, name, torch.compile(getattr(module, name), backend="eager", fullgraph=True, dynamic=False))
+    torch.testing.assert_close(model.loss(tokens, tokens), want)
+
+
+class CutOff(L.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            trainer.save_checkpoint(Path(trainer.log_dir, "checkpoints/last.ckpt"))
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
+def test_a_run_of_the_papers_protocol_resumes_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    options = [
+        "--config=conf/paper/groups_protocol.yaml",
+        "--config=conf/paper/models/groups_full_matrix.yaml",
+        "--model.matrix_size=4",
+        "--data.batch_size=8",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_steps=4",
+        "--trainer.callbacks=[]",
+        "--trainer.limit_val_batches=0",
+        "--trainer.enable_progress_bar=false",
+        "--trainer.enable_model_summary=false",
+    ]
+    whole = fit([*options, f"--run_dir={tmp_path}/whole"])
+    assert whole.trainer.optimizers[0].param_groups[0]["lr"] == 1e-4  # after the last step too
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit([*options, f"--run_dir={tmp_path}/cut"], [CutOff()])
+    fit([*options, f"--run_dir={tmp_path}/cut", "--resume=true"])
+    weights = [load_model(tmp_path / name / "checkpoints/last.ckpt").state_dict() for name in ("whole", "cut")]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())

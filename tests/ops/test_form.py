@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lrnn.ops import slstm, swiglu
+from lrnn.ops.common import cards
 from lrnn.ops.common import form as forms
+from lrnn.ops.common.cards import CARDS
 from lrnn.ops.common.form import Kernel, choose_form
 
 op = importlib.import_module("lrnn.ops.delta_rule.op")
@@ -48,8 +50,38 @@ def forget(monkeypatch, package, module):
         (2, 16, 129, torch.bfloat16, op.FLA),
     ],
 )
-def test_kernels_of_the_delta_rule(T, K, V, dtype, kernel):
-    assert op.choose_kernel(T, K, V, dtype) == kernel
+def test_kernels_of_the_delta_rule_on_an_h100(T, K, V, dtype, kernel):
+    assert op.choose_kernel(T, K, V, dtype, CARDS["H100"]) == kernel
+    assert op.obstacle_of(dtype, K, V, CARDS["H100"]) is None
+
+
+@pytest.mark.parametrize(
+    ("card", "triton", "T", "K", "dtype", "kernel", "obstacle"),
+    [
+        ("A100", (3, 7), 2, 128, torch.bfloat16, op.LONG, None),  # the short kernels collapse there
+        ("A100", (3, 7), 40, 32, torch.bfloat16, op.SHORT, None),
+        ("L40S", (3, 7), 40, 32, torch.float32, op.SHORT, None),
+        ("A100", (3, 7), 2048, 64, torch.float32, None, "heads of 64 in torch.float32 on this GPU, only up to 32"),
+        ("B200", (3, 7), 2048, 128, torch.bfloat16, op.FLA, None),  # ours would race
+        ("B200", (3, 7), 2048, 32, torch.bfloat16, op.FLA, None),
+        ("B200", (3, 7), 2048, 32, torch.float32, op.SHORT, None),
+        ("B200", (3, 8), 2048, 128, torch.bfloat16, op.LONG, None),
+        ("T4", (3, 7), 40, 32, torch.float16, None, "a GPU of compute capability 7.5, only 8.0 and later"),
+    ],
+)
+def test_kernels_of_the_delta_rule_on_other_cards(monkeypatch, card, triton, T, K, dtype, kernel, obstacle):
+    monkeypatch.setattr(cards, "triton_version", lambda: triton)
+    assert op.obstacle_of(dtype, K, K, CARDS[card]) == obstacle
+    if obstacle is None:
+        assert op.choose_kernel(T, K, K, dtype, CARDS[card]) == kernel
+
+
+def test_a_compiler_takes_the_card_as_a_constant():
+    """The card of a tensor is asked while the op is traced."""
+    q, beta = torch.randn(1, 3, 2, 4), torch.rand(1, 3, 2)
+    compiled = torch.compile(op.delta_rule, fullgraph=True, backend="eager")
+    with cards.pretend(CARDS["A100"]):
+        torch.testing.assert_close(compiled(q, q, q, beta)[0], op.delta_rule(q, q, q, beta)[0])
 
 
 @pytest.mark.parametrize("kernel", [op.SHORT, op.LONG], ids=lambda kernel: kernel.name)

@@ -1,6 +1,7 @@
 """The kernels on a GPU against the float64 specification on a CPU."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ from lrnn.ops import (
     short_convolution,
     swiglu,
 )
+from lrnn.ops.common.cards import CARDS, pretend
 from lrnn.ops.common.form import forms_in_use
 
 pytestmark = pytest.mark.gpu
 
 LENGTHS = (1, 2, 63, 64, 65, 256, 2048)
 DTYPES = (torch.float32, torch.bfloat16)
+NEGATIVE = {"eigenvalue_range": (-1, 1)}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # largest norm of an error, relative to that of the value
 
 
@@ -69,6 +72,47 @@ def test_delta_rule(T, K, V, beta_is_2, dtype):
     tolerance = TOLERANCE[dtype] if forgets else 3 * TOLERANCE[dtype]
     compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), tolerance)
     assert forms_in_use["delta_rule"] in ("triton (short kernels)", "triton (long kernels)")
+
+
+@pytest.mark.parametrize("beta_is_2", [False, True])
+@pytest.mark.parametrize(
+    ("T", "K", "V"), [(2, 128, 128), (130, 128, 128), (2048, 128, 128), (300, 32, 32), (65, 96, 64)]
+)
+def test_delta_rule_in_the_configurations_of_an_a100(T, K, V, beta_is_2):
+    q, k, v = torch.randn(1, T, 2, K), F.normalize(torch.randn(1, T, 2, K), dim=-1), torch.randn(1, T, 2, V)
+    beta = torch.full((1, T, 2), 2.0) if beta_is_2 else 2 * torch.rand(1, T, 2)
+    tensors = *(x.bfloat16() for x in (q * K**-0.5, k, v)), beta, torch.randn(1, 2, K, V)
+    tolerance = (3 if beta_is_2 and T == 2048 else 1) * TOLERANCE[torch.bfloat16]
+    with pretend(CARDS["A100"]):
+        compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), tolerance)
+    assert forms_in_use["delta_rule"] == "triton (long kernels)"
+
+
+@pytest.mark.parametrize("card", ["H100", "A100"])
+@pytest.mark.parametrize("op", ["short delta rule", "long delta rule", "scan", "convolution", "norm"])
+def test_two_runs_agree_bit_by_bit(op, card):
+    def random(*shape, dtype=torch.bfloat16):
+        return torch.randn(*shape, device="cuda").to(dtype).requires_grad_()
+
+    if op.endswith("delta rule"):
+        T, K = (40, 32) if op.startswith("short") else (2048, 128)
+        k = F.normalize(torch.randn(4, T, 4, K, device="cuda"), dim=-1).bfloat16().requires_grad_()
+        beta = (2 * torch.rand(4, T, 4, device="cuda")).requires_grad_()
+        inputs, function = (random(4, T, 4, K), k, random(4, T, 4, K), beta), delta_rule
+    elif op == "scan":
+        dt = F.softplus(random(2, 2048, 256).detach().float()).requires_grad_()
+        A, B, C = -torch.rand(256, 16, device="cuda"), random(2, 2048, 16), random(2, 2048, 16)
+        inputs, function = (random(2, 2048, 256), dt, A.requires_grad_(), B, C), partial(selective_scan, **NEGATIVE)
+    elif op == "convolution":
+        inputs, function = (random(2, 2048, 512), random(512, 4, dtype=torch.float32)), short_convolution
+    else:
+        inputs, function = (random(2, 2048, 512), random(2, 2048, 512), random(512)), partial(add_norm, eps=1e-6)
+    with pretend(CARDS[card]):
+        runs = []
+        for _ in range(2):
+            outputs = [y for y in function(*inputs) if y.requires_grad]
+            runs.append([*outputs, *torch.autograd.grad(outputs, inputs, [torch.ones_like(y) for y in outputs])])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -2,12 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from lrnn.runtime.errors import ConfigError
 from lrnn.sweep.grid import Cell, claim_folder
+from lrnn.sweep.protocol import differences
 from lrnn.sweep.published import PUBLISHED
 from lrnn.sweep.select import Finished, median_deviation, select
 from lrnn.sweep.table import table
@@ -45,6 +47,12 @@ def test_equal_medians_and_missing_seeds():
     assert select([]) == []
 
 
+def test_a_test_set_of_one_length_is_on_the_curve():
+    run, result = CELL.runs("nowhere")[0], {"sequence_accuracy": 0.25, "sequence_accuracy_at": {"64": 1.0}}
+    for lengths, more in (([4096, 4096], {4096: 0.25}), ([40, 4096], {})):
+        assert Finished(run, result | {"test_lengths": lengths}, "sequence_accuracy").curve == {64: 1.0, **more}
+
+
 def test_median_deviation():
     assert median_deviation([0.1, 0.4, 0.2]) == pytest.approx(0.1)
     assert median_deviation([1.0]) == 0
@@ -64,6 +72,7 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         validation, test = SCORES[run.learning_rate, run.seed]
         result = {"validation_scaled_accuracy": validation, "scaled_accuracy": test}
         result["scaled_accuracy_at"] = {"40": test, "1024": test + 0.1}
+        result |= {"sequence_accuracy": test / 2, "sequence_accuracy_at": {"40": test / 2, "1024": test / 4}}
         (run.folder / "length_generalization.json").write_text(json.dumps(result))
         run.add_seconds(10 * run.seed + 9)
         run.add_seconds(1)
@@ -73,6 +82,9 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     text = (out / "table.md").read_text()
     ours = "| DeltaNet [-1, 1] | 0.971/0.826 | 0.400/0.200 | -0.571 | 0.400 0.200 0.100"
     assert f"{ours} | 0.300 | 20 | 0.001 | 12,000 |" in text
+    assert "\n- DeltaNet [-1, 1]: 12,000 steps, not 100,000; 2 learning rates, not 4\n" in text
+    assert "1 of this sweep's 2 cells of the paper have 3 seeds or more. Others, with their number of seeds: " in text
+    assert "Mamba [0, 1] on modular_arithmetic (0)." in text
     assert "| Mamba [0, 1] | 0.095/0.066 | not run | - | (0 of 2) | - | - | - | - |" in text
     assert "## parity\n\nNo run is finished.\n" in text and "| Ours | - | not run |" in text
     assert (
@@ -82,6 +94,11 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     assert "DeltaNet [-1, 1]" in capsys.readouterr().out
     assert (out / "modular_arithmetic.png").read_bytes().startswith(b"\x89PNG")
     assert not (out / "parity.png").exists()
+
+    table(str(tmp_path / "sweep"), str(tmp_path / "sequences"), measure="sequence_accuracy")
+    text = (tmp_path / "sequences/table.md").read_text()
+    assert "| DeltaNet [-1, 1] | 0.200/0.100 | 0.200 0.100 0.050 | 0.050 | 20 | 0.001 | 12,000 |" in text
+    assert "paper" not in text and "tested on 40 to 256 (100 sequences).\n" in text
 
     with (out / "table.csv").open() as file:
         cell, not_run, _ = csv.DictReader(file)
@@ -111,17 +128,35 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         table(str(tmp_path / "sweep"), str(out), lengths=[40, 41])
 
 
+def test_differences_from_the_protocol_of_the_paper():
+    data = {"init_args": {"batch_size": 1024, "train_lengths": [3, 40], "curriculum": [{"lengths": [3, 9]}]}}
+    model = {"init_args": {"layers": 3, "width": 64, "betas": [0.9, 0.95], "weight_decay": 0.1, "adam_eps": 1e-15}}
+    run = {"trainer": {"max_steps": 100_000}, "data": data, "model": model}
+    rates = (1e-2, 1e-3, 5e-4, 1e-4)
+    same = ["a length curriculum", "betas [0.9, 0.95]", "epsilon 1e-15"]
+    assert differences("sLSTM", "modular_arithmetic", run, rates) == same
+    assert differences("mLSTM", "parity", run, (1e-2, 2e-3)) == [
+        "batches of 1,024, not 512",
+        "layers 3, not 2",
+        "width 64, not 128",
+        *same,
+        "rates 0.002, not among the paper's",
+        "2 learning rates, not 4",
+    ]
+
+
 def test_a_folder_without_a_sweep_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is not the folder of a sweep"):
         table(str(tmp_path))
 
 
 def test_published_cells_are_those_of_the_sweep():
-    with open("conf/sweeps/table3.yaml") as file:
-        blocks = yaml.safe_load(file)["cells"]
+    names = ("table3", "arithmetic_curriculum")
+    files = [Path(f"conf/sweeps/{name}.yaml").read_text() for name in names]
+    blocks = [block for text in files for block in yaml.safe_load(text)["cells"]]
     cells = {(task, model) for block in blocks for task in block["tasks"] for model in block["models"]}
     published = {(task, model) for task, rows in PUBLISHED.items() for model in rows}
-    assert published <= cells and len(published) == 28
+    assert published <= cells and len(published) == 28 + 2
 
 
 def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrnn.ops.common.cards import card_of
 from lrnn.ops.common.form import Form, choose_form
 from lrnn.ops.delta_product.chunked import Chunked
 from lrnn.ops.delta_product.recurrent import recurrent
@@ -58,8 +59,9 @@ def delta_product(
     _check(q, k, v, beta, log_gate, initial_state)
     (B, T, n, H, K), V = k.shape, v.shape[-1]
     tensors = [x for x in (v, q, k, beta, log_gate, initial_state) if x is not None]
-    kernel = None if log_gate is not None else choose_kernel(n * T, K, V, v.dtype)
-    chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V))
+    card = card_of(v.device)
+    kernel = None if log_gate is not None else choose_kernel(n * T, K, V, v.dtype, card)
+    chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V, card))
     if chosen == "triton":
         return _triton(q, k, v, beta, initial_state)
     dtype, out_dtype = torch.promote_types(v.dtype, torch.float32), v.dtype

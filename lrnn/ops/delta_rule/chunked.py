@@ -8,11 +8,14 @@ Within a chunk that starts from S, the rows x_t of X satisfy S_t = S + sum_{s<=t
 so a chunk costs one triangular solve. Of the states, only those at the chunk starts are kept for the gradient.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from lrnn.ops.common.underflow import floor_of
 
 
 class Chunked(torch.autograd.Function):
@@ -64,6 +67,36 @@ class Chunked(torch.autograd.Function):
             dk[:, c] = dkc
             dstate = torch.baddbmm(dstate, qc.mT, doc).baddbmm_(kc.mT, de, alpha=-1)
         return dq, dk, dv, dbeta, dstate, None
+
+
+def without_gradient(
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor, chunk_size: int
+) -> tuple[Tensor, Tensor]:
+    """Run over T tokens and keep nothing for a gradient. Shapes are those of `Chunked.forward`."""
+    o = torch.empty_like(v)
+    beta = beta.clamp_min(math.exp(floor_of(beta.dtype)))  # products of closed gates would underflow, which is slow
+    for start in range(0, q.shape[1], chunk_size):
+        c = slice(start, start + chunk_size)
+        qc, kc = q[:, c], k[:, c]
+        x = _rows(kc, v[:, c], beta[:, c], state)
+        o[:, c] = torch.baddbmm((qc @ kc.mT).tril_() @ x, qc, state)
+        state = torch.baddbmm(state, kc.mT, x)
+    return o, state
+
+
+def final_state(k: Tensor, v: Tensor, beta: Tensor, state: Tensor, chunk_size: int) -> Tensor:
+    """Return the state after T tokens, without a gradient. Shapes are those of `Chunked.forward`."""
+    beta = beta.clamp_min(math.exp(floor_of(beta.dtype)))
+    for start in range(0, k.shape[1], chunk_size):
+        c = slice(start, start + chunk_size)
+        state = torch.baddbmm(state, k[:, c].mT, _rows(k[:, c], v[:, c], beta[:, c], state))
+    return state
+
+
+def _rows(k: Tensor, v: Tensor, beta: Tensor, state: Tensor) -> Tensor:
+    """Return X of one chunk."""
+    r = torch.baddbmm(v, k, state, alpha=-1).mul_(beta)
+    return torch.linalg.solve_triangular((k @ k.mT).mul_(beta), r, upper=False, unitriangular=True)
 
 
 def _lower(k: Tensor, beta: Tensor) -> Tensor:

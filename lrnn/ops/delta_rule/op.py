@@ -12,16 +12,19 @@ Forms of the same function (lrnn/ops/common/form.py):
 - `triton` runs one of three sets of kernels on a GPU. `operators_short.py` keeps a head's whole computation on the chip
   and never rounds the state to 16 bits: it runs for short sequences and in float32. `operators_long.py` spreads over
   the chunks. `operators_fla.py` calls flash-linear-attention's kernels, for heads larger than 128.
+  configurations.py has what depends on the card.
 """
 
 import torch
 from torch import Tensor
 
+from lrnn.ops.common.cards import Card, card_of
 from lrnn.ops.common.form import Form, Kernel, choose_form
-from lrnn.ops.delta_rule.chunked import Chunked
+from lrnn.ops.delta_rule.chunked import Chunked, final_state, without_gradient
+from lrnn.ops.delta_rule.configurations import LARGEST_HEAD_OF_FLA, largest_head, most_tokens_of_short
 from lrnn.ops.delta_rule.recurrent import recurrent
 
-LARGEST_HEAD = {"ours": 128, "fla": 256}  # K and V that the kernels take
+CHUNK_WITHOUT_GRADIENT = 32  # tokens, on a CPU: with heads of 16, chunks of 64 take up to three times as long
 SHORT = Kernel("triton (short kernels)", "lrnn.ops.delta_rule.operators_short")
 LONG = Kernel("triton (long kernels)", "lrnn.ops.delta_rule.operators_long")
 FLA = Kernel("flash-linear-attention", "lrnn.ops.delta_rule.operators_fla")
@@ -58,8 +61,9 @@ def delta_rule(
     _check(q, k, v, beta, initial_state)
     (B, T, H, K), V = q.shape, v.shape[-1]
     tensors = [x for x in (v, q, k, beta, initial_state) if x is not None]
-    kernel = choose_kernel(T, K, V, v.dtype)
-    chosen = choose_form("delta_rule", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V))
+    card = card_of(v.device)
+    kernel = choose_kernel(T, K, V, v.dtype, card)
+    chosen = choose_form("delta_rule", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V, card))
     if chosen == "triton":
         return _triton(kernel, q.to(v.dtype), k.to(v.dtype), v, beta.float(), initial_state)
     dtype = torch.promote_types(v.dtype, torch.float32)
@@ -72,18 +76,39 @@ def delta_rule(
     with torch.autocast(v.device.type, enabled=False):  # the state stays in float32
         if chosen == "recurrent":
             o, state = recurrent(q, k, v, beta, state)
-        else:
+        elif torch.is_grad_enabled() or v.is_cuda:
             o, state = Chunked.apply(q, k, v, beta, state, chunk_size)
+        else:
+            o, state = without_gradient(q, k, v, beta, state, min(chunk_size, CHUNK_WITHOUT_GRADIENT))
     return o.reshape(B, H, T, V).transpose(1, 2).to(out_dtype), state.reshape(B, H, K, V)
 
 
-def choose_kernel(tokens: int, K: int, V: int, dtype: torch.dtype) -> Kernel:
-    """Choose the kernels for a number of tokens and for heads of K and V, by what is faster on an H100."""
+def delta_rule_state(
+    k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None = None, *, form: Form = "auto"
+) -> Tensor:
+    """Return the final state of `delta_rule`, whose queries it does not depend on; a CPU then computes half as much.
+
+    Args:
+        k, v, beta, initial_state, form: as of `delta_rule`. No gradient is computed.
+    """
+    (B, T, H, K), V = k.shape, v.shape[-1]
+    if v.is_cuda or T == 1 or form == "recurrent":
+        return delta_rule(k, k, v, beta, initial_state, form=form)[1]
+    dtype = torch.promote_types(v.dtype, torch.float32)
+    k, v, beta = (x.to(dtype).transpose(1, 2).reshape(B * H, T, -1) for x in (k, v, beta))
+    state = v.new_zeros(B * H, K, V) if initial_state is None else initial_state.to(dtype).reshape(B * H, K, V)
+    with torch.autocast(v.device.type, enabled=False), torch.no_grad():
+        return final_state(k, v, beta, state, CHUNK_WITHOUT_GRADIENT).reshape(B, H, K, V)
+
+
+def choose_kernel(tokens: int, K: int, V: int, dtype: torch.dtype, card: Card) -> Kernel:
+    """Choose the kernels for a number of tokens and for heads of K and V."""
     size = max(K, V)
-    if size > LARGEST_HEAD["ours"]:
+    if size > largest_head(card, dtype):
         return FLA
-    short = 256 if size <= 32 else 64
-    return SHORT if tokens <= short or dtype == torch.float32 else LONG
+    if dtype == torch.float32 or tokens <= most_tokens_of_short(card, size):
+        return SHORT
+    return FLA if card.races else LONG
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None) -> None:
@@ -99,10 +124,15 @@ def _check(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor 
         raise ValueError("delta_rule: the sequence must hold at least one token")
 
 
-def obstacle_of(dtype: torch.dtype, K: int, V: int) -> str | None:
-    """Return what of the input no kernel can take, or None."""
-    largest = LARGEST_HEAD["ours" if dtype == torch.float32 else "fla"]
-    return None if max(K, V) <= largest else f"heads of {max(K, V)} in {dtype}, only up to {largest}"
+def obstacle_of(dtype: torch.dtype, K: int, V: int, card: Card) -> str | None:
+    """Return what of the input or of the card no kernel can take, or None."""
+    if card.capability < (8, 0):
+        return "a GPU of compute capability {}.{}, only 8.0 and later".format(*card.capability)
+    largest = largest_head(card, dtype) if dtype == torch.float32 else LARGEST_HEAD_OF_FLA
+    if max(K, V) <= largest:
+        return None
+    where = "" if card.hopper or dtype != torch.float32 else " on this GPU"
+    return f"heads of {max(K, V)} in {dtype}{where}, only up to {largest}"
 
 
 def _triton(

@@ -9,14 +9,11 @@ import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
+from lrnn.ops.common.cards import card_of
+from lrnn.ops.delta_rule.configurations import SOLVE, Configuration, long_kernels
 from lrnn.ops.delta_rule.kernels_long import adjoint_kernel, backward_kernel, forward_kernel, solve_kernel
 
 CHUNK = 64  # tokens
-# BV columns of the state, or BK columns of the keys, for each program
-SOLVE = {"BLOCK": 16, "num_warps": 1}
-FORWARD = {"BV": 64, "num_warps": 4, "num_stages": 3}
-ADJOINT = {"BV": 64, "num_warps": 4, "num_stages": 3}
-BACKWARD = {"BK": 64, "num_warps": 4, "num_stages": 1}
 
 
 @torch.library.custom_op("lrnn::delta_rule_long", mutates_args=())
@@ -37,7 +34,7 @@ def delta_rule_op(
     chunks = cdiv(T, CHUNK)
     scratch = beta.new_empty(B * H * chunks, CHUNK, SOLVE["BLOCK"])
     solve_kernel[(chunks, B * H)](k, beta, L, scratch, T, **sizes, **SOLVE)
-    options = _columns(V, FORWARD)
+    options = _columns(V, long_kernels(card_of(q.device), max(K, V))["forward"])
     forward_kernel[(cdiv(V, options["BV"]), B * H)](
         q, k, v, beta, L, S0, o, G, starts, S_end, T, V=V, HAS_S0=S0 is not None, KEEP=keep, **sizes, **options
     )
@@ -71,11 +68,12 @@ def delta_rule_backward(
     dq, dk, dv, dbeta, dR = (torch.empty_like(x) for x in (q, k, do, beta, do))
     dS0, ends = q.new_empty(B, H, K, V, dtype=torch.float32), torch.empty_like(starts)
     sizes = {"H": H, "K": K, "V": V, "C": CHUNK, "WHOLE": _whole(T, K, V)}
-    options = _columns(V, ADJOINT)
+    configurations = long_kernels(card_of(q.device), max(K, V))
+    options = _columns(V, configurations["adjoint"])
     adjoint_kernel[(cdiv(V, options["BV"]), B * H)](
         q, k, beta, L, do, dS_end, dR, ends, dS0, T, HAS_DS=dS_end is not None, BK=_tile(K), **sizes, **options
     )
-    options = {**BACKWARD, "BK": min(BACKWARD["BK"], _tile(K))}
+    options = {**configurations["backward"], "BK": min(configurations["backward"]["BK"], _tile(K))}
     backward_kernel[(cdiv(T, CHUNK), B * H)](
         q, k, beta, G, starts, do, dR, ends, dq, dk, dv, dbeta, T, BV=_tile(V), **sizes, **options
     )
@@ -130,5 +128,5 @@ def _whole(T: int, K: int, V: int) -> bool:
     return T % CHUNK == 0 and _tile(K) == K and _tile(V) == V
 
 
-def _columns(V: int, options: dict[str, int]) -> dict[str, int]:
+def _columns(V: int, options: Configuration) -> Configuration:
     return {**options, "BV": min(options["BV"], _tile(V))}

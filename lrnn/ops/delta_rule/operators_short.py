@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
+from lrnn.ops.delta_rule.configurations import short_warps
 from lrnn.ops.delta_rule.kernels_short import backward_kernel, forward_kernel
 
 CHUNK = 16  # tokens: the fewest that the matrix units take
@@ -82,5 +83,5 @@ def _tiles(K: int, V: int, dtype: torch.dtype) -> dict[str, int | str]:
     return {
         "K": K, "V": V, "C": CHUNK, "BK": BK, "BV": BV,
         "PRECISION": "tf32x3" if dtype == torch.float32 else "tf32",
-        "num_warps": 1 if BK * BV <= 1024 else 4 if BK * BV <= 4096 else 8,
+        "num_warps": short_warps(BK * BV),
     }  # fmt: skip

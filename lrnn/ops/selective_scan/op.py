@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lrnn.ops.common.eigenvalue_range import range_scale
 from lrnn.ops.common.form import Form, Kernel, choose_form
-from lrnn.ops.selective_scan.chunked import Chunked, default_chunk_size
+from lrnn.ops.selective_scan.chunked import Chunked, default_chunk_size, without_gradient
 from lrnn.ops.selective_scan.recurrent import recurrent
 
 KERNEL = Kernel("triton", "lrnn.ops.selective_scan.operators")
@@ -85,6 +85,8 @@ def selective_scan(
     with torch.autocast(u.device.type, enabled=False):  # the state stays in float32
         if chosen == "recurrent":
             y, h = recurrent(u, dt, A, B, C, h, s)
+        elif not torch.is_grad_enabled() and chunk_size is None and not u.is_cuda:
+            y, h = without_gradient(u, dt, A, B, C, h, s)
         else:
             if chunk_size is None:
                 chunk_size = default_chunk_size(batch, D, N, u.is_cuda)

@@ -1,0 +1,69 @@
+"""What depends on the card in the kernels of the delta rule: which of them run, and how they are launched.
+
+The numbers of Hopper (compute capability 9.0) are the fastest of those tried on an H100. The numbers of other cards
+come from the compiler (`make kernels`): they fit into 99 KB of shared memory and leave at most 400 bytes of registers
+in memory. There, products of 64 columns collapse to 32 registers and 12 KB in memory.
+"""
+
+import torch
+
+from lrnn.ops.common.cards import Card
+
+LARGEST_HEAD_OF_FLA = 256  # K and V that flash-linear-attention's kernels take, in 16 bits
+# Found on an H100: the most tokens for which the short kernels are faster, with heads of 32 and with larger ones. The
+# row "delta rule, 1024 x 40, 4 heads of 32" of results/bench is below, those of 2,048 tokens are above.
+SHORT_ON_H100 = {"heads of 32": 256, "larger heads": 64}
+
+Configuration = dict[str, int]
+
+SOLVE: Configuration = {"BLOCK": 16, "num_warps": 1}
+HOPPER: dict[str, Configuration] = {
+    "forward": {"BV": 64, "num_warps": 4, "num_stages": 3},
+    "adjoint": {"BV": 64, "num_warps": 4, "num_stages": 3},
+    "backward": {"BK": 64, "num_warps": 4, "num_stages": 1},
+}
+# ptxas gives 4 warps with much to hold 32 registers a thread, unless it is told to use all 255
+OTHERS: dict[str, Configuration] = {
+    "forward": {"BV": 32, "num_warps": 4, "num_stages": 2, "maxnreg": 255},
+    "adjoint": {"BV": 32, "num_warps": 4, "num_stages": 1, "maxnreg": 255},
+    "backward": {"BK": 32, "num_warps": 4, "num_stages": 1, "maxnreg": 255},
+}
+OTHERS_ABOVE_64: dict[str, Configuration] = {
+    **OTHERS,
+    "adjoint": {"BV": 32, "num_warps": 8, "num_stages": 1},
+    "backward": {"BK": 16, "num_warps": 8, "num_stages": 1},
+}
+
+
+def long_kernels(card: Card, size: int) -> dict[str, Configuration]:
+    """Return the configurations of the long kernels, for heads of `size`.
+
+    BV columns of the state, or BK of the keys, are for each program.
+    """
+    if card.hopper:
+        return HOPPER
+    return OTHERS if size <= 64 else OTHERS_ABOVE_64
+
+
+def short_warps(size: int) -> int:
+    """Return the warps of a program of the short kernels, which holds a state of `size` numbers."""
+    return 1 if size <= 1024 else 4 if size <= 4096 else 8
+
+
+def largest_head(card: Card, dtype: torch.dtype) -> int:
+    """Return the largest K and V that our kernels take; flash-linear-attention's or PyTorch run for larger ones.
+
+    On an A100, the short kernels with float32 heads of 64 leave 60 KB of registers in memory; with heads of 128 they
+    compile for 18 minutes, and do not fit into the shared memory of smaller cards. Where products of several warps
+    race, the short kernels run with one warp, which holds a head of 32.
+    """
+    if card.races:
+        return 32
+    return 32 if dtype == torch.float32 and not card.hopper else 128
+
+
+def most_tokens_of_short(card: Card, size: int) -> int:
+    """Return for how many tokens the short kernels run, in 16 bits; the long ones take any number."""
+    if size <= 32:
+        return SHORT_ON_H100["heads of 32"]
+    return SHORT_ON_H100["larger heads"] if card.hopper else 0
