@@ -69,6 +69,7 @@ def _delta_net(config: dict[str, Any]) -> tuple[LanguageModel, Exported]:
         head_size=round(config["expand_k"] * config["hidden_size"] / config["num_heads"]),
         mlp_width=config["intermediate_size"],
         conv_size=config["conv_size"] if config["use_short_conv"] else 0,
+        qk_activation=config["qk_activation"],
     )
     return model, export_delta_net(model, "")
 
