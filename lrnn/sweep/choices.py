@@ -43,10 +43,12 @@ def choices(run_dir: str, out: str | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "choices.md").write_text("\n".join(markdown(header, table)) + "\n")
     write_csv(folder / "choices.csv", [{str(key): value for key, value in row.items()} for row in rows])
-    printed = Table(*header, title="accuracy among choices, median of the seeds, by the number of operations")
+    printed = Table(title="accuracy among choices, median of the seeds, by the number of operations")
+    for heading in header:
+        printed.add_column(heading, no_wrap=True)
     for cells in table:
         printed.add_row(*map(escape, cells))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=max(Console().width, 120))  # a narrow terminal cuts off no number
     console.print(printed)
     console.print(f"written to {folder}: choices.md, choices.csv (every seed)")
 
