@@ -8,7 +8,8 @@ from lrnn.runtime.config_kind import refuse_run_configs, refuse_sweep_configs
 from lrnn.runtime.errors import ConfigError
 
 CONF = Path(__file__).parents[2] / "conf"
-SWEEPS = [path for path in sorted(CONF.glob("sweeps/*.yaml")) if path.stem != "quick"]  # quick.yaml is part of a run's
+# the other files of that folder are parts of runs
+SWEEPS = [path for path in sorted(CONF.glob("sweeps/*.yaml")) if "\ncells:" in path.read_text()]
 RUNS = [path for path in sorted(CONF.glob("**/*.yaml")) if path not in SWEEPS]
 
 
