@@ -133,15 +133,15 @@ def _of_paper(row: Row) -> bool:
 
 
 def _missing(rows: Sequence[Row]) -> str:
-    """Say which of the paper's cells in this sweep have fewer than three seeds; empty if it has no such cell at all."""
+    """Say which of the paper's cells in this sweep have fewer than three seeds; empty if none has."""
     of_paper = [row for row in rows if _of_paper(row)]
-    if not of_paper:
-        return ""
     few = [f"{row.cell.name} ({len(row.chosen)})" for row in of_paper if len(row.chosen) < SEEDS]
-    counted = (
+    if not few:
+        return ""
+    enough = (
         f"{len(of_paper) - len(few)} of this sweep's {len(of_paper)} cells of the paper have {SEEDS} seeds or more."
     )
-    return f"{counted} Others, with their number of seeds: {', '.join(few)}." if few else counted
+    return f"{enough} Others, with their number of seeds: {', '.join(few)}."
 
 
 def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Sequence[str]]) -> Table:
