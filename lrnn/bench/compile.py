@@ -38,6 +38,7 @@ from lrnn.ops.short_convolution.operators import short_convolution_op
 from lrnn.ops.swiglu.operators import swiglu_op
 
 TENSOR_MEMORY = 512  # columns, on Blackwell
+HEADS = 8  # those of conf/pretrain_340m.yaml; with one head, ptxas has other numbers to hold
 # bytes of a thread, in 16 bits; elsewhere the short kernels exceed 400, on an H100 with heads of 128 where measured
 MOST_SPILLED = {"A100": 400}
 MOST_SPILLED_ELSEWHERE = 1500
@@ -218,9 +219,9 @@ def _both_ways(outputs: Tensor | Sequence[Tensor]) -> None:
 
 
 def _delta_rule(dtype: torch.dtype, T: int, K: int, long: bool) -> None:
-    for state in (None, torch.zeros(1, 1, K, K)):
-        q, k, v = (_leaf(1, T, 1, K).to(dtype) for _ in range(3))
-        beta = torch.rand(1, T, 1, requires_grad=True)
+    for state in (None, torch.zeros(1, HEADS, K, K)):
+        q, k, v = (_leaf(1, T, HEADS, K).to(dtype) for _ in range(3))
+        beta = torch.rand(1, T, HEADS, requires_grad=True)
         if long:
             _both_ways(long_op(q, k, v, beta, state, True)[:1])
         else:
@@ -230,7 +231,7 @@ def _delta_rule(dtype: torch.dtype, T: int, K: int, long: bool) -> None:
 
 
 def _qkv_convolution(dtype: torch.dtype, K: int) -> None:
-    _both_ways(qkv_convolution_op(_leaf(1, 2, 3 * 8 * K).to(dtype), _leaf(3 * 8 * K, 4), 8)[:3])
+    _both_ways(qkv_convolution_op(_leaf(1, 2, 3 * HEADS * K).to(dtype), _leaf(3 * HEADS * K, 4), HEADS)[:3])
 
 
 def _short_convolution(dtype: torch.dtype, C: int) -> None:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lrnn.ops.common.cards import CARDS
+from lrnn.ops.delta_rule.configurations import long_kernels
 
 pytest.importorskip("triton")
 from lrnn.bench.compile import MOST_SPILLED, SERVED, TENSOR_MEMORY, Compiled
@@ -18,6 +19,13 @@ def test_what_is_above_the_limits_of_a_card(card):
     assert fits.faults(card) == []
     too_much = Compiled("an op, bfloat16", "a_kernel", 4, CARDS[card].shared + 1, TENSOR_MEMORY + 1, 255, 20_000)
     assert len(too_much.faults(card)) == 3
+
+
+@pytest.mark.parametrize("card", SERVED)
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_long_kernels_have_one_warp_group(card, size):
+    """With two, the gradients of heads of 128 were wrong on an H100."""
+    assert all(kernel["num_warps"] == 4 for kernel in long_kernels(CARDS[card], size).values())
 
 
 @pytest.mark.slow

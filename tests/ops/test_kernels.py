@@ -15,6 +15,7 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":  # conftest.py sets it on machines without a GPU
     pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
 
+from lrnn.ops.common.cards import CARDS, pretend
 from lrnn.ops.delta_rule.operators_long import delta_rule_op as long_delta_rule_op
 from lrnn.ops.delta_rule.operators_short import delta_rule_op as short_delta_rule_op
 from lrnn.ops.norm.operators import add_norm_op, rms_norm_op
@@ -51,6 +52,15 @@ def test_delta_rule(form, T, K, V):
         return short_delta_rule_op(*x) if form == "short" else long_delta_rule_op(*x, True)[:2]
 
     compare(kernels, lambda *x: delta_rule(*x, form="recurrent"), tensors)
+
+
+def test_delta_rule_in_the_configurations_of_an_a100():
+    """A program of the forward pass takes a fourth of a head's columns, one of the backward pass an eighth of them."""
+    T, K = 66, 128
+    q, k = torch.randn(1, T, 1, K), F.normalize(torch.randn(1, T, 1, K), dim=-1)
+    tensors = q, k, torch.randn(1, T, 1, K), 2 * torch.rand(1, T, 1), torch.randn(1, 1, K, K)
+    with pretend(CARDS["A100"]):
+        compare(lambda *x: long_delta_rule_op(*x, True)[:2], lambda *x: delta_rule(*x, form="recurrent"), tensors)
 
 
 @pytest.mark.parametrize(

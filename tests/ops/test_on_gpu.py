@@ -74,9 +74,18 @@ def test_delta_rule(T, K, V, beta_is_2, dtype):
     assert forms_in_use["delta_rule"] in ("triton (short kernels)", "triton (long kernels)")
 
 
+@pytest.mark.parametrize(("T", "K"), [(2, 128), (64, 128), (40, 64)])
+def test_short_kernels_with_large_heads(T, K):
+    """They run with 8 warps, on the first tokens of every run."""
+    q, k, v = torch.randn(2, T, 2, K), F.normalize(torch.randn(2, T, 2, K), dim=-1), torch.randn(2, T, 2, K)
+    tensors = *(x.bfloat16() for x in (q * K**-0.5, k, v)), 2 * torch.rand(2, T, 2), torch.randn(2, 2, K, K)
+    compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), TOLERANCE[torch.bfloat16])
+    assert forms_in_use["delta_rule"] == "triton (short kernels)"
+
+
 @pytest.mark.parametrize("beta_is_2", [False, True])
 @pytest.mark.parametrize(
-    ("T", "K", "V"), [(2, 128, 128), (130, 128, 128), (2048, 128, 128), (300, 32, 32), (65, 96, 64)]
+    ("T", "K", "V"), [(2, 128, 128), (130, 128, 128), (2048, 128, 128), (300, 32, 32), (130, 64, 64), (65, 96, 64)]
 )
 def test_delta_rule_in_the_configurations_of_an_a100(T, K, V, beta_is_2):
     q, k, v = torch.randn(1, T, 2, K), F.normalize(torch.randn(1, T, 2, K), dim=-1), torch.randn(1, T, 2, V)
