@@ -30,7 +30,7 @@ def cpu_rows() -> Iterator[Row]:
     yield choices_row("DeltaNet of 2 blocks", random_model(SMALL), questions=4, prefix=256, choice=8)
 
 
-def random_model(shape: Shape) -> LanguageModel:
+def random_model(shape: Shape) -> DeltaNet:
     """Make a DeltaNet of random weights on the GPU, or on the CPU if there is none."""
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         return DeltaNet(

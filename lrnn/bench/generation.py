@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrnn.bench.evaluation import random_model
 from lrnn.bench.row import Row, in_turn
 from lrnn.bench.training import DELTA_NET_340M, Shape
 from lrnn.export.__main__ import write_folder
@@ -27,18 +28,8 @@ def rows() -> Iterator[Row]:
 
 def generation_row(name: str, shape: Shape, tokens: int) -> Row:
     """Compare the tokens a second, with the reading of the prompts; both decode greedily with weights in bfloat16."""
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = DeltaNet(
-            width=shape.width,
-            heads=shape.heads,
-            layers=shape.layers,
-            mlp_width=shape.mlp_width,
-            vocab_size=shape.vocab_size,
-            conv_size=4,
-            tie_embeddings=True,
-            init_std=0.02,
-        ).eval()
-        prompts = torch.randint(1, shape.vocab_size, (shape.batch, shape.length))  # 0 is padding
+    model = random_model(shape)
+    prompts = torch.randint(1, shape.vocab_size, (shape.batch, shape.length), device=model.device)  # 0 is padding
     theirs = exported(model)
     round_products(model, torch.bfloat16)
     autocast = partial(torch.autocast, model.device.type, torch.bfloat16, cache_enabled=False)

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data.text.tokenizer import DEFAULT_TOKENIZER, Tokenizer, load_tokenizer
+from lrnn.evaluate.setting import run_config
 from lrnn.export.load import is_exported, load_exported
 from lrnn.models import LanguageModel
 from lrnn.runtime.checkpoint import load_model, read_metadata
@@ -69,11 +68,10 @@ def load_subject(checkpoint: str, tokenizer: str | None = None) -> Subject:
             raise ConfigError(f"tokenizer: {checkpoint} holds none; name it, such as --tokenizer={DEFAULT_TOKENIZER}")
     else:
         path = path / "checkpoints/last.ckpt" if (path / "checkpoints").is_dir() else path
-        run, file = path.absolute().parent.parent, path.absolute().parent.parent / "config.yaml"
-        model = load_model(path)
-        config = yaml.safe_load(file.read_text()) if file.is_file() else {}
+        run = path.absolute().parent.parent
+        model, config = load_model(path), run_config(str(path.absolute()))
         step = read_metadata(path).get("global_step")
-        name = tokenizer or (tokenizer_of_run(file) if config else None) or DEFAULT_TOKENIZER
+        name = tokenizer or (tokenizer_of_run(run / "config.yaml") if config else None) or DEFAULT_TOKENIZER
     pieces = load_tokenizer(name)
     if model.vocab_size != pieces.vocab_size:
         raise ConfigError(

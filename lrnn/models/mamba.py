@@ -80,7 +80,7 @@ class MambaMixer(Mixer):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, conv_state = self.conv(u, conv_state)
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
-        dt = softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
+        dt = self._dt(r)
         A = -torch.exp(at_least_float32(self.A_log))
         if terms is not None:
             terms["gate_saturation"] = saturation_of_decay(dt, A, self.gate_saturation)
@@ -91,10 +91,13 @@ class MambaMixer(Mixer):
         """Return the transitions a of T tokens, one group a number of h; takes the arguments of `forward`."""
         u, _ = self.conv(self.in_proj(x).chunk(2, dim=-1)[0], None if state is None else state[0])
         r = self.x_proj(u).split(self.splits, dim=-1)[0]
-        dt = F.softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
+        dt = self._dt(r)
         s = range_scale(self.eigenvalue_range)
         a = s * torch.exp(dt[..., None] * -torch.exp(at_least_float32(self.A_log))) - (s - 1)
         return DiagonalTransitions(a.flatten(2))
+
+    def _dt(self, r: Tensor) -> Tensor:
+        return softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
 
     @property
     def recurrent_size(self) -> int:
