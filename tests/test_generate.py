@@ -63,12 +63,13 @@ def test_several_prompts_from_the_command_line_and_from_files(tmp_path, capsys):
 
 
 @settings(max_examples=100, deadline=None)
+@example("", "a漢a", ["漢", "a漢a"])
 @given(
     st.text(st.sampled_from("ab \né漢"), max_size=5),
     st.text(st.sampled_from("ab  \né漢😀"), max_size=14),
     st.lists(st.text(st.sampled_from("ab \né漢"), min_size=1, max_size=3), max_size=3),
 )
-def test_a_text_ends_before_its_first_stop_string(prompt, added, stop):
+def test_a_text_ends_before_the_stop_string_that_is_complete_first(prompt, added, stop):
     (ids,) = MISTRAL.encode([prompt + added])
     text = Continuation(MISTRAL, prompt, stop)
     if ids.tolist()[: len(text.prompt_ids)] != text.prompt_ids:
@@ -80,7 +81,9 @@ def test_a_text_ends_before_its_first_stop_string(prompt, added, stop):
             break
         pieces.append(text.add(token))
     pieces.append(text.finish())
-    wanted = min((whole[: whole.find(s)] for s in stop if s in whole), key=len, default=whole)
+    read = [whole[:n] for n in range(len(whole) + 1)]
+    cuts = [text.removesuffix(max((s for s in stop if text.endswith(s)), key=len, default="")) for text in read]
+    wanted = next((cut for cut, text in zip(cuts, read, strict=True) if cut != text), whole)
     assert text.text == "".join(pieces) == wanted
 
 

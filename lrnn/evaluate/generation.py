@@ -121,10 +121,11 @@ class Continuation:
         repeated = min(self._skip, len(new))
         self._skip -= repeated
         self._pending += new[repeated:]
-        found = [at for stop in self.stop if (at := self._pending.find(stop)) >= 0]
-        if found:
+        found = [(at + len(stop), at) for stop in self.stop if (at := self._pending.find(stop)) >= 0]
+        if found:  # the string that is complete first ends the text, however the text is cut into tokens
             self.ended = True
-            self._pending = self._pending[: min(found)]
+            _, begin = min(found)
+            self._pending = self._pending[:begin]
             return self._release(len(self._pending))
         return self._release(len(self._pending) - max(map(self._begun, self.stop), default=0))
 
