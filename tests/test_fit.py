@@ -65,6 +65,8 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         ([*TINY, "--data.train_lengths=[0,40]"], "train_lengths: must be [shortest, longest] with 2 <= shortest"),
         ([*TINY, "--model.colour=red"], "model.colour: lrnn.models.DeltaNet has no such option"),
         ([*TINY, "--colour=red"], "colour"),
+        ([*TINY, "--data=data.Paritty"], "module 'data' has no attribute 'Paritty'; did you mean data.Parity?"),
+        (["conf/parity.yaml"], "a file of options is given by --config"),
         (
             ["--config=conf/sweeps/table3.yaml"],
             "config: conf/sweeps/table3.yaml configures a sweep; use python -m lrnn.sweep --config conf/sweeps/",

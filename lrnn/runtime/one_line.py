@@ -1,7 +1,9 @@
 """Turn the message of a parser, of Lightning or of the system into one line that says what to change."""
 
 import re
+import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 LONGEST = 290  # characters
 
@@ -13,7 +15,7 @@ def one_line(message: str, arguments: Sequence[str] = ()) -> str:
         message: The message of an error.
         arguments: Those of the command line. If the message names none of them, the last ones are added to it.
     """
-    message = _important(" ".join(message.split()))
+    message = _hinted(_important(" ".join(message.split())))
     given = _given(message, arguments)
     return _shorten(message, LONGEST - len(given)) + given
 
@@ -31,6 +33,17 @@ def _important(message: str) -> str:
     if unknown := re.fullmatch(r"Option '(.+)' is not accepted", problem):
         return f"{key}.{unknown[1]}: {class_path} has no such option; --{key}.help={class_path} lists what is allowed"
     return re.sub(r'^Parser key "(.+)":', rf"{key}.\1:", problem) if "Parser key" in problem else f"{key}: {problem}"
+
+
+def _hinted(message: str) -> str:
+    """Add what was likely meant: the closest class of a module, or a file of options without --config."""
+    if unknown := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        module, name = unknown.groups()
+        close = get_close_matches(name, getattr(sys.modules.get(module), "__all__", ()), n=1)
+        return message + "".join(f"; did you mean {module}.{one}?" for one in close)
+    if re.search(r"unrecognized arguments: .*\.ya?ml|arguments are required:", message):
+        return f"{message}; a file of options is given by --config, as in --config conf/parity.yaml"
+    return message
 
 
 def _expected(message: str) -> str:
