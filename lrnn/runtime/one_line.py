@@ -15,7 +15,7 @@ def one_line(message: str, arguments: Sequence[str] = ()) -> str:
         message: The message of an error.
         arguments: Those of the command line. If the message names none of them, the last ones are added to it.
     """
-    message = _hinted(_important(" ".join(message.split())))
+    message = _hinted(_typed(_important(" ".join(message.split()))))
     given = _given(message, arguments)
     return _shorten(message, LONGEST - len(given)) + given
 
@@ -41,9 +41,18 @@ def _hinted(message: str) -> str:
         module, name = unknown.groups()
         close = get_close_matches(name, getattr(sys.modules.get(module), "__all__", ()), n=1)
         return message + "".join(f"; did you mean {module}.{one}?" for one in close)
-    if re.search(r"unrecognized arguments: .*\.ya?ml|arguments are required:", message):
-        return f"{message}; a file of options is given by --config, as in --config conf/parity.yaml"
+    if re.search(r"unrecognized arguments: .*\.ya?ml|arguments are required: .*(data|cells)", message):
+        file = "conf/sweeps/parity.yaml" if "cells" in message else "conf/parity.yaml"
+        return f"{message}; a file of options is given by --config, as in --config {file}"
+    if flag := re.fullmatch(r"argument (--[\w.]+): expected one argument", message):
+        return f"{flag[1].lstrip('-')}: must have a value, as in {flag[1]}=true"
     return message
+
+
+def _typed(message: str) -> str:
+    """Say what a value must be, where the parser tried one type."""
+    one = re.fullmatch(r'(?:Parser key ")?([\w.]+)"?: Expected an? (.+?)\. Got value: (.*)', message)
+    return f"{one[1]}: must be {_plain(one[2])}, got {one[3][:60]}" if one else message
 
 
 def _expected(message: str) -> str:
@@ -61,8 +70,10 @@ def _plain(kind: str) -> str:
     if kind.startswith("dot import path string"):
         return "a class"
     kind = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", re.sub(r"<class '(.*?)'>", r"\1", kind)).replace("'", "")
-    names = {"NoneType": "null", "collections.abc.Iterable": "list", "bool": "true or false", "int": "a whole number"}
-    return names.get(kind, {"float": "a number"}.get(kind, kind))
+    if kind in ("tuple", "list", "collections.abc.Iterable", "collections.abc.Sequence"):
+        return "a list in brackets"
+    names = {"NoneType": "null", "bool": "true or false", "int": "a whole number", "float": "a number"}
+    return names.get(kind, re.sub("^(tuple|list) with", r"a list with", kind))
 
 
 def _given(message: str, arguments: Sequence[str]) -> str:
