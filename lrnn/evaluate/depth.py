@@ -17,9 +17,9 @@ from rich.console import Console
 from torch import Tensor
 
 from lrnn.evaluate.contract import LengthTask
-from lrnn.evaluate.lengths import _check_at_least, _check_lengths, _check_vocabulary, _task
 from lrnn.evaluate.scoring import right_sequences
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
+from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
 from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
@@ -60,16 +60,16 @@ def evaluate_depth(
         precision: Precision of the model's arithmetic; that of the run when absent.
         out: Folder for the scores, depth.json and depth.md, and their figure, depth.png; run_dir/depth when absent.
     """
-    _check_at_least(1, samples=samples, bin_size=bin_size)
+    check_at_least(1, samples=samples, bin_size=bin_size)
     if not lengths:
         raise ConfigError("lengths: must name at least one")
     checkpoint = checkpoint or str(Path(run_dir, "checkpoints/last.ckpt"))
     model, config = load_model(checkpoint), run_config(checkpoint)
-    task = _task(None, {} if evaluation_seed is None else {"evaluation_seed": evaluation_seed}, config.get("data"))
+    task = load_task(None, {} if evaluation_seed is None else {"evaluation_seed": evaluation_seed}, config.get("data"))
     if not isinstance(task, NestedTask):
         raise ConfigError(f"run_dir: the run's task, {import_path(type(task))}, has no depth of brackets")
-    _check_vocabulary(model, task)
-    _check_lengths(task, [(length, length) for length in lengths])
+    check_vocabulary(model, task)
+    check_lengths(task, [(length, length) for length in lengths])
     place = choose_device(device)
     model.to(place)
     context = precision_context(precision or config.get("trainer", {}).get("precision") or "32-true", place)

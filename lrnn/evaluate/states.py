@@ -7,26 +7,23 @@ import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from lrnn.evaluate.contract import LengthTask
-from lrnn.evaluate.lengths import _check_at_least, _check_lengths, _check_vocabulary, _task
 from lrnn.evaluate.metrics import IGNORE
 from lrnn.evaluate.reflections import Head, by_token, has_reflections, reflections_of, summarize
 from lrnn.evaluate.setting import choose_device, precision_context
 from lrnn.evaluate.spread import Means, drift, growth_exponent, reference_means, spread_and_separation
+from lrnn.evaluate.states_report import StatesAtLength, print_states, states_figure
+from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
 from lrnn.models import AttentionMixer, LanguageModel
 from lrnn.models.class_path import import_path
 from lrnn.models.token_matrices import MatrixProductMixer
@@ -36,28 +33,6 @@ from lrnn.runtime.errors import ConfigError
 Precision = Literal["64-true", "32-true", "bf16-mixed"]
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 ROWS = 512  # sequences read at once
-
-
-@dataclass(frozen=True)
-class StatesAtLength:
-    """States after sequences of one length; all distances are divided by M at the training length."""
-
-    length: int
-    right: float
-    """Share of the last labels that are right."""
-
-    drift: float
-    """Root mean square distance from the label's mean state at the training length, along the directions in which the
-    mean states differ."""
-
-    drift_across: float
-    """The same across these directions, where no label can be mistaken for another."""
-
-    spread: float
-    """R: root mean square distance from the mean state that the label has at this length."""
-
-    separation: float
-    """M: distance of the labels' mean states from their mean at this length."""
 
 
 def evaluate_states(
@@ -89,16 +64,16 @@ def evaluate_states(
         device: Device of the model; auto takes a GPU if there is one.
         out: Folder for the numbers, states.json, and their figure, states.png; run_dir/states when absent.
     """
-    _check_at_least(1, samples=samples, samples_per_label=samples_per_label, segment=segment)
+    check_at_least(1, samples=samples, samples_per_label=samples_per_label, segment=segment)
     path = Path(run_dir, "config.yaml")
     if not path.is_file():
         raise ConfigError(f"run_dir: {run_dir} is not the folder of a run: it has no config.yaml")
     checkpoint = checkpoint or str(Path(run_dir, "checkpoints/last.ckpt"))
     model, data, place = load_model(checkpoint), _task_of(path), choose_device(device)
     _check_recurrent(model)
-    _check_vocabulary(model, data)
+    check_vocabulary(model, data)
     trained = data.train_lengths[1]
-    _check_lengths(data, [(length, length) for length in (trained, *lengths)])
+    check_lengths(data, [(length, length) for length in (trained, *lengths)])
     if not lengths or not precisions:
         raise ConfigError("lengths, precisions: must name at least one each")
     read = partial(_read, task=data, segment=segment, device=place)
@@ -115,7 +90,7 @@ def evaluate_states(
         _reflections(model.double(), data, trained, place, of_labels) if has_reflections(model) else ([], {})
     )
     exponents = {name: _exponent(curve, trained) for name, curve in curves.items()}
-    _print(curves, exponents, heads)
+    print_states(curves, exponents, heads)
     record = {
         "checkpoint": checkpoint,
         "model": import_path(type(model)),
@@ -134,7 +109,7 @@ def evaluate_states(
 
 
 def _task_of(config: Path) -> LengthTask:
-    return _task(None, {}, yaml.safe_load(config.read_text()).get("data"))
+    return load_task(None, {}, yaml.safe_load(config.read_text()).get("data"))
 
 
 def _check_recurrent(model: LanguageModel) -> None:
@@ -244,47 +219,6 @@ def _split(model: LanguageModel, states: Tensor) -> Iterator[Tensor]:
     yield from states.split([x.shape[1] for x in recurrent_states(model, state)], 1)
 
 
-def _print(curves: dict[str, list[StatesAtLength]], exponents: dict[str, float | None], heads: Sequence[Head]) -> None:
-    console = Console(width=max(Console().width, 110))
-    for precision, curve in curves.items():
-        grows = exponents[precision]
-        title = precision if grows is None else f"{precision}: drift grows as length^{grows:.2f}"
-        table = Table("length", "labels right", "drift", "across", "spread R", "separation M", "R / M", title=title)
-        for one in curve:
-            ratio = one.spread / one.separation if one.separation else None
-            values = (one.drift, one.drift_across, one.spread, one.separation, ratio)
-            table.add_row(f"{one.length:,}", f"{one.right:.3f}", *map(_short, values))
-        console.print(table)
-    console.print(
-        "Distances are in units of the labels' separation at the training length. drift: from the label's mean state "
-        "there, along the directions in which these differ, and across them."
-    )
-    if not heads:
-        return
-    largest = heads[0].largest
-    table = Table(
-        *("head", "share", "directions", "1 - s", "worst", "beta ~ 0", "by", f"~ {largest:g}", "by"),
-        *("|cos| ~ 0", "|cos|"),
-    )
-    for head in heads:
-        table.add_row(
-            f"{head.block}.{head.head}",
-            f"{head.share:.3f}",
-            str(head.directions),
-            *map(_short, (head.contraction, head.worst)),
-            *(f"{head.near_0:.2f}", _short(head.from_0), f"{head.near_largest:.2f}", _short(head.from_largest)),
-            *("-" if value is None else f"{value:.2f}" for value in (head.orthogonal, head.cosine)),
-        )
-    console.print(table)
-    console.print(
-        "share: of the labels' separation. s: singular values of the transitions in the directions that hold the label."
-    )
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
-
-
 def _write(folder: Path, record: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / "states.json.new"
@@ -293,33 +227,3 @@ def _write(folder: Path, record: dict[str, Any]) -> None:
     name = record["model"].rpartition(".")[2]
     states_figure({name: record}).savefig(folder / "states.png", dpi=150)
     print(f"written to {folder}: states.json, states.png")
-
-
-def states_figure(records: dict[str, dict[str, Any]]) -> Figure:
-    """Draw the drift, and the ratio R / M of spread and separation, against the length.
-
-    Args:
-        records: what `evaluate_states` returned, by the name of the model. Several models have a colour each, and a
-            style for each precision; the curves of one model have a colour for each precision.
-    """
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    axes = figure.subplots(1, 2)
-    styles = {"64-true": ":", "32-true": "-", "bf16-mixed": "--"}
-    for i, (name, record) in enumerate(records.items()):
-        for j, (precision, curve) in enumerate(record["curves"].items()):
-            look = {"color": f"C{i if len(records) > 1 else j}", "marker": ".", "label": f"{name}, {precision}"}
-            lengths = [one["length"] for one in curve]
-            ratios = [one["spread"] / one["separation"] if one["separation"] else float("nan") for one in curve]
-            axes[0].plot(lengths, np.array([one["drift"] for one in curve]), styles[precision], **look)
-            axes[1].plot(lengths, np.array(ratios), styles[precision], **look)
-    trained = max(record["trained_length"] for record in records.values())
-    ticks = sorted({one["length"] for record in records.values() for c in record["curves"].values() for one in c})
-    for one_axes, label in zip(axes, ("drift / separation of the labels", "spread R / separation M"), strict=True):
-        one_axes.axvspan(0, trained, color="0.92", zorder=0, label=f"trained on (up to {trained})")
-        one_axes.set_xscale("log", base=2)
-        if any((line.get_ydata() > 0).any() for line in one_axes.lines):  # else an exact model has nothing to draw
-            one_axes.set_yscale("log")
-        one_axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
-        one_axes.set(xlabel="sequence length", ylabel=label)
-    axes[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
