@@ -4,7 +4,6 @@ python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ck
 python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt --task=data.EvenPairs
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from lrnn.evaluate.contract import LengthTask
 from lrnn.evaluate.length_figure import length_figure, prefix_figure
+from lrnn.evaluate.record import write_record
 from lrnn.evaluate.scoring import PrefixScores, Scores, as_record, score, score_prefixes
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
 from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
@@ -117,10 +117,7 @@ def _print_prefixes(prefixes: PrefixScores) -> None:
 
 
 def _write(folder: Path, record: dict[str, Any], longest_trained: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / "lengths.json.new"
-    new.write_text(json.dumps(record, indent=1) + "\n")
-    new.replace(folder / "lengths.json")
+    write_record(folder / "lengths.json", record)
     if record["scaled_accuracy_at"]:
         model, task = (record[key].rpartition(".")[2] for key in ("model", "task"))
         figure = length_figure({f"{model} on {task}": [record["scaled_accuracy_at"]]}, longest_trained)

@@ -4,7 +4,6 @@ python -m lrnn.evaluate states --run_dir=runs/groups/s3 --lengths=[32,512,16384]
 """
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from lrnn.evaluate.contract import LengthTask
 from lrnn.evaluate.metrics import IGNORE
+from lrnn.evaluate.record import write_record
 from lrnn.evaluate.reflections import Head, by_token, has_reflections, reflections_of, summarize
 from lrnn.evaluate.setting import choose_device, precision_context
 from lrnn.evaluate.spread import Means, drift, growth_exponent, reference_means, spread_and_separation
@@ -220,10 +220,7 @@ def _split(model: LanguageModel, states: Tensor) -> Iterator[Tensor]:
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / "states.json.new"
-    new.write_text(json.dumps(record, indent=1) + "\n")
-    new.replace(folder / "states.json")
+    write_record(folder / "states.json", record)
     name = record["model"].rpartition(".")[2]
     states_figure({name: record}).savefig(folder / "states.png", dpi=150)
     print(f"written to {folder}: states.json, states.png")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lrnn.runtime.tabular import markdown
 from lrnn.theory.check import Result
 from lrnn.theory.limits import DTYPES
 
@@ -122,5 +123,4 @@ def _limits(limits: dict[str, Any]) -> str:
 
 
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(header)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines)) + "\n"
+    return "\n".join(markdown(header, lines)) + "\n"
