@@ -1,9 +1,11 @@
 """Measure how exactly a trained model keeps the states that its task distinguishes.
 
 python -m lrnn.evaluate states --run_dir=runs/groups/s3 --lengths=[32,512,16384]
+python -m lrnn.evaluate states --run_dir=[runs/a,runs/b] --out=runs/states
 """
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -36,7 +38,7 @@ ROWS = 512  # sequences read at once
 
 
 def evaluate_states(
-    run_dir: str,
+    run_dir: list[str] | str,
     checkpoint: str | None = None,
     lengths: Sequence[int] = LENGTHS,
     samples: int = 256,
@@ -52,7 +54,8 @@ def evaluate_states(
     for any recurrent model. The second is for layers of DeltaNet and DeltaProduct, as learned, in 64 bits.
 
     Args:
-        run_dir: Folder of a run of `python -m lrnn.fit` on a task whose last label determines the state.
+        run_dir: Folder of a run of `python -m lrnn.fit` on a task whose last label determines the state; a list
+            compares several.
         checkpoint: Checkpoint of that run; its last one when absent.
         lengths: Lengths of the sequences.
         samples: Number of sequences of each length. Spread and separation need two with the same label.
@@ -62,39 +65,78 @@ def evaluate_states(
             (64-true), states drift because they were not learned exactly.
         segment: Tokens of a sequence read in one call of the model, with the state carried on to the next.
         device: Device of the model; auto takes a GPU if there is one.
-        out: Folder for the numbers, states.json, and their figure, states.png; run_dir/states when absent.
+        out: Folder for the numbers of each run, states.json, and their figure, states.png; run_dir/states when absent.
+            Several runs need it.
+
+    Returns:
+        The numbers of each run, by its name: the part of its path in which it differs from the others.
     """
     check_at_least(1, samples=samples, samples_per_label=samples_per_label, segment=segment)
-    path = Path(run_dir, "config.yaml")
-    if not path.is_file():
-        raise ConfigError(f"run_dir: {run_dir} is not the folder of a run: it has no config.yaml")
-    checkpoint = checkpoint or str(Path(run_dir, "checkpoints/last.ckpt"))
-    model, data, place = load_model(checkpoint), _task_of(path), choose_device(device)
-    _check_recurrent(model)
-    check_vocabulary(model, data)
-    trained = data.train_lengths[1]
-    check_lengths(data, [(length, length) for length in (trained, *lengths)])
     if not lengths or not precisions:
         raise ConfigError("lengths, precisions: must name at least one each")
-    read = partial(_read, task=data, segment=segment, device=place)
-    enough = max(samples, samples_per_label * round(1 / (data.chance or 1)))
+    run_dirs = [run_dir] if isinstance(run_dir, str) else list(run_dir)
+    if len(run_dirs) != 1 and (checkpoint or not out):
+        raise ConfigError("run_dir: must be one folder, unless --out is set and --checkpoint is not")
+    place, folder_of_results = choose_device(device), Path(out or Path(run_dirs[0], "states"))
+    records = {}
+    for name, folder in zip(_names(run_dirs), run_dirs, strict=True):
+        path = Path(folder, "config.yaml")
+        if not path.is_file():
+            raise ConfigError(f"run_dir: {folder} is not the folder of a run: it has no config.yaml")
+        file = checkpoint or str(Path(folder, "checkpoints/last.ckpt"))
+        model, data = load_model(file), _task_of(path)
+        if len(run_dirs) > 1:
+            print(name)
+        measured = _measure_model(model, data, lengths, samples, samples_per_label, precisions, segment, place)
+        records[name] = {"checkpoint": file, **measured}
+        write_record(folder_of_results / "states.json", records)  # after each run, since the next one may fail
+        states_figure(records).savefig(folder_of_results / "states.png", dpi=150)
+    print(f"written to {folder_of_results}: states.json, states.png")
+    return records
+
+
+def _names(run_dirs: Sequence[str]) -> list[str]:
+    """Return the parts of the paths in which the folders differ; the name of the folder if there is one."""
+    paths = [os.path.abspath(folder) for folder in run_dirs]
+    if len({*paths}) < len(paths) or not paths:
+        raise ConfigError(f"run_dir: must name different folders, at least one, got {list(run_dirs)}")
+    common = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0])
+    return [os.path.relpath(path, common) for path in paths]
+
+
+def _measure_model(
+    model: LanguageModel,
+    task: LengthTask,
+    lengths: Sequence[int],
+    samples: int,
+    samples_per_label: int,
+    precisions: Sequence[Precision],
+    segment: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Measure a model, print the tables of it, and return the numbers."""
+    _check_recurrent(model)
+    check_vocabulary(model, task)
+    trained = task.train_lengths[1]
+    check_lengths(task, [(length, length) for length in (trained, *lengths)])
+    read = partial(_read, task=task, segment=segment, device=device)
+    enough = max(samples, samples_per_label * round(1 / (task.chance or 1)))
     curves: dict[str, list[StatesAtLength]] = {}
     for precision in precisions:
-        ready, context = _in_precision(model.to(place), precision, place)
+        ready, context = _in_precision(model.to(device), precision, device)
         states, labels, _ = read(ready, trained, enough, precision=context, validation=True)
         means = reference_means(states, labels)
         curves[precision] = [_measure(read(ready, n, samples, precision=context), n, means) for n in lengths]
         if precision == precisions[0]:
             of_labels = means
     heads, tokens = (
-        _reflections(model.double(), data, trained, place, of_labels) if has_reflections(model) else ([], {})
+        _reflections(model.double(), task, trained, device, of_labels) if has_reflections(model) else ([], {})
     )
     exponents = {name: _exponent(curve, trained) for name, curve in curves.items()}
     print_states(curves, exponents, heads)
-    record = {
-        "checkpoint": checkpoint,
+    return {
         "model": import_path(type(model)),
-        "task": import_path(type(data)),
+        "task": import_path(type(task)),
         "trained_length": trained,
         "samples": samples,
         "reference_samples": enough,
@@ -104,8 +146,6 @@ def evaluate_states(
         "heads": [asdict(head) for head in heads],
         "tokens": tokens,
     }
-    _write(Path(out or Path(run_dir, "states")), record)
-    return record
 
 
 def _task_of(config: Path) -> LengthTask:
@@ -217,10 +257,3 @@ def _split(model: LanguageModel, states: Tensor) -> Iterator[Tensor]:
     with torch.no_grad():
         _, state = model(torch.zeros(1, 1, dtype=torch.long, device=states.device))
     yield from states.split([x.shape[1] for x in recurrent_states(model, state)], 1)
-
-
-def _write(folder: Path, record: dict[str, Any]) -> None:
-    write_record(folder / "states.json", record)
-    name = record["model"].rpartition(".")[2]
-    states_figure({name: record}).savefig(folder / "states.png", dpi=150)
-    print(f"written to {folder}: states.json, states.png")
