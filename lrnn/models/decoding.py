@@ -21,6 +21,7 @@ from lrnn.models.language_model import LanguageModel
 from lrnn.models.layers import Linear
 
 TOKENS = 2**17  # that the model reads in one call, over all rows
+COLDEST = 1e-30  # a temperature below it takes the likeliest token: logits divided by it would exceed float32
 WARMUP = 3  # steps before the recording of a graph: they compile kernels
 Precision = Callable[[], AbstractContextManager[Any]]
 
@@ -60,7 +61,7 @@ class Sampling:
             allowed: which tokens may be chosen, a mask (B, vocabulary).
         """
         scores = logits.float().masked_fill(~allowed, -torch.inf)
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return scores.argmax(-1)
         best, tokens = scores.topk(min(self.top_k or scores.shape[-1], scores.shape[-1]))  # in descending order
         p = torch.softmax(best / self.temperature, -1)

@@ -77,6 +77,13 @@ def test_tokens_are_drawn_by_their_probability(top_k, top_p):
     assert set(drawn.tolist()) <= {*kept}
 
 
+def test_a_temperature_near_0_takes_the_likeliest_token():
+    logits, draw = 100 * torch.randn(3, 12), torch.full((3,), 0.99)
+    for temperature in (0, 5e-324, 1e-40, 1e-20):
+        chosen = Sampling(temperature).choose(logits, draw, torch.ones(3, 12, dtype=torch.bool))
+        assert torch.equal(chosen, logits.argmax(-1))
+
+
 def test_only_allowed_tokens_come_until_all_may():
     asked = []
 
