@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lrnn.models import MLSTM, AttentionMixer, DeltaNet, DeltaNetMixer, Hybrid, Mamba, decoding
+from lrnn.models import MLSTM, AttentionMixer, DeltaNet, DeltaNetMixer, Hybrid, Mamba
 from lrnn.models.decoding import NonFiniteLogitsError, Sampling, continue_prompts, read_prompts, round_products
 
 SIZE = {"width": 32, "vocab_size": 30, "layers": 2, "init_std": 0.3}
@@ -29,7 +29,7 @@ def model(request):
 
 @torch.no_grad()
 def test_prompts_of_different_lengths_are_read_as_each_alone(model, monkeypatch):
-    monkeypatch.setattr(decoding, "TOKENS", 12)  # so that the long prompts take several calls
+    monkeypatch.setattr("lrnn.models.decoding.prompts.TOKENS", 12)  # so that the long prompts take several calls
     seen = []
     for rows, logits, state in read_prompts(model, PROMPTS):
         seen += rows
