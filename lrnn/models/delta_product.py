@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
 from lrnn.ops import at_least_float32, delta_product, range_scale, softplus
@@ -101,7 +101,7 @@ class DeltaProductMixer(Mixer):
         if self.conv is not None:
             qkv, conv_state = self.conv(qkv, conv_state)
         else:
-            conv_state = x[:, :0]
+            conv_state = empty_state(x)
         return qkv.unflatten(-1, (1 + 2 * self.reflections, self.heads, -1)), logits, gate, conv_state
 
     def _log_gate(self, gate: Tensor) -> Tensor | None:

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from callbacks import CosineWarmup, StopOnNonFinite, TrainingDivergedError
+from callbacks import CompileTraining, CosineWarmup, StopOnNonFinite, TrainingDivergedError
 from callbacks.stop_on_non_finite import weights_are_finite
 
 
@@ -50,3 +51,22 @@ def test_one_weight_that_is_not_finite_is_found_and_a_large_one_is_not(value):
     assert weights_are_finite(model)
     model.weight.data[7, 200] = value
     assert not weights_are_finite(model)
+
+
+@pytest.mark.parametrize(
+    ("devices", "batches", "scaler", "problem"),
+    [
+        (2, 1, None, "needs one device and trainer.accumulate_grad_batches 1, got 2 and 1"),
+        (1, 2, None, "needs one device and trainer.accumulate_grad_batches 1, got 1 and 2"),
+        (1, 1, object(), "must be false with trainer.precision 16-mixed"),
+    ],
+)
+def test_what_a_recorded_step_cannot_do_is_refused(devices, batches, scaler, problem):
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cuda")),
+        precision_plugin=SimpleNamespace(scaler=scaler),
+        world_size=devices,
+        accumulate_grad_batches=batches,
+    )
+    with pytest.raises(MisconfigurationException, match=f"compile.cuda_graphs: {problem}"):
+        CompileTraining(cuda_graphs=True).setup(trainer, nn.Linear(1, 1), "fit")
