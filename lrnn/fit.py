@@ -15,7 +15,6 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import ArgumentError
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -24,7 +23,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
-    AtomicCheckpointIO,
     CompileTraining,
     CosineWarmup,
     FullySharded,
@@ -33,6 +31,7 @@ from callbacks import (
     StopOnNonFinite,
     TrainingDivergedError,
 )
+from callbacks.atomic_checkpoint_io import write_atomically
 from callbacks.dashboard.logger import Dashboard
 from callbacks.gradient_order import GradientOrder
 from data import DataError
@@ -143,8 +142,7 @@ class FitCLI(LightningCLI):
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = Dashboard(run_dir, ["python", "-m", "lrnn.fit", *self.arguments])
         trainer = super().instantiate_trainer(**kwargs)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        write_atomically(trainer.strategy)
         for logger in trainer.loggers:
             say_if_outside(logger, Path(run_dir))
         return trainer
