@@ -23,8 +23,7 @@ class CompileTraining(L.Callback):
             enabled: Whether to compile with torch.compile.
             cuda_graphs: Whether to record the training step as a CUDA graph at the first batch, and at the first of
                 another length, and to replay it from then on. This is for models so small that launching their kernels
-                takes longer than running them. It needs one GPU, no gradient accumulation, and another precision than
-                16-mixed.
+                takes longer than running them. It needs one GPU and no gradient accumulation.
         """
         self.enabled = enabled
         self.cuda_graphs = cuda_graphs
@@ -33,8 +32,11 @@ class CompileTraining(L.Callback):
         """Compile before a strategy shards the model, so that gathering the weights stays outside the compiled code."""
         if stage != "fit" or trainer.strategy.root_device.type != "cuda":
             return
-        if self.cuda_graphs:
-            _check_recordable(trainer)
+        if self.cuda_graphs and (trainer.world_size > 1 or trainer.accumulate_grad_batches > 1):
+            raise MisconfigurationException(
+                "compile.cuda_graphs: needs one device and trainer.accumulate_grad_batches 1, "
+                f"got {trainer.world_size} and {trainer.accumulate_grad_batches}"
+            )
         if self.enabled:
             torch._dynamo.config.optimize_ddp = False  # else it would split the blocks at DDP's buckets
             rank_zero_info(
@@ -52,14 +54,3 @@ class CompileTraining(L.Callback):
         recorded = pl_module.loss
         if not isinstance(recorded, RecordedStep) or not recorded.fits(batch):  # a curriculum changes the length
             RecordedStep(trainer, pl_module, batch).install(pl_module)
-
-
-def _check_recordable(trainer: L.Trainer) -> None:
-    """Raise MisconfigurationException if the training step can't be recorded as a CUDA graph."""
-    if trainer.world_size > 1 or trainer.accumulate_grad_batches > 1:
-        raise MisconfigurationException(
-            "compile.cuda_graphs: needs one device and trainer.accumulate_grad_batches 1, "
-            f"got {trainer.world_size} and {trainer.accumulate_grad_batches}"
-        )
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:  # the recorded step would leave out its scale
-        raise MisconfigurationException("compile.cuda_graphs: needs a trainer.precision that is not 16-mixed")

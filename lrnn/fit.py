@@ -41,6 +41,7 @@ from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.null_options import refuse_null, refuse_null_of
 from lrnn.runtime.one_line import one_line
 from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
 from lrnn.runtime.record_forms import RecordForms
@@ -96,6 +97,10 @@ class FitCLI(LightningCLI):
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
+        for key in ("model", "data", "trainer.callbacks"):
+            refuse_null(self.config[key], key)
+        for key, of in (("schedule", CosineWarmup), ("compile", CompileTraining)):
+            refuse_null_of(of, self.config[key], key)
         run_dir, every = Path(self.config.run_dir), self.config.checkpoint_every
         if every < 1:
             raise ConfigError(f"checkpoint_every: must be at least 1, got {every}")

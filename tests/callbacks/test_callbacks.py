@@ -4,11 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from callbacks import CompileTraining, CosineWarmup, StopOnNonFinite, TrainingDivergedError
+from callbacks import CosineWarmup, StopOnNonFinite, TrainingDivergedError
 from callbacks.stop_on_non_finite import weights_are_finite
 from lrnn.fit import fit
 
@@ -67,18 +66,3 @@ def test_a_step_of_several_batches_is_logged_once_also_after_a_resume(tmp_path, 
     steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert steps["train/learning_rate"] == steps["train/loss"] == [0, 1, 2, 3]
     assert steps["eigenvalues/least"] == [2, 4]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"world_size": 2}, "compile.cuda_graphs: needs one device and trainer.accumulate_grad_batches 1, got 2 and 1"),
-        ({"accumulate_grad_batches": 4}, "compile.cuda_graphs: needs one device .*, got 1 and 4"),
-        ({"precision_plugin": SimpleNamespace(scaler=object())}, "compile.cuda_graphs: .* not 16-mixed"),
-    ],
-)
-def test_what_a_recorded_step_can_not_do_is_refused(options, message):
-    cuda = SimpleNamespace(root_device=torch.device("cuda"))
-    usual = {"strategy": cuda, "world_size": 1, "accumulate_grad_batches": 1, "precision_plugin": None}
-    with pytest.raises(MisconfigurationException, match=message):
-        CompileTraining(enabled=False, cuda_graphs=True).setup(SimpleNamespace(**usual | options), None, "fit")
