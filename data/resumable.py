@@ -57,7 +57,7 @@ class ResumableData(L.LightningDataModule, ABC):
         """
         Args:
             batch_size: Number of sequences in a training batch of one rank.
-            seed: Seed of the training samples, in [0, 2^20).
+            seed: Seed of the training samples, in [0, 2^20); `python -m lrnn.fit` sets it to seed_everything.
             num_workers: Number of processes that load training batches; 0 loads them in the training process.
 
         Raises:

@@ -39,6 +39,7 @@ from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
 from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
+from lrnn.runtime.data_seed import refuse_data_seed
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.null_options import refuse_null, refuse_null_of
@@ -166,6 +167,7 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     end_with_launcher()
     arguments = sys.argv[1:] if args is None else args
     refuse_sweep_configs(arguments)
+    refuse_data_seed(arguments)
     try:
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None

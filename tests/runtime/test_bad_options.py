@@ -13,6 +13,10 @@ STAGE = "data.tasks.synthetic.Stage"
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            [PARITY, "--data.seed=7"],
+            "data.seed: is seed_everything; set --seed_everything instead, got --data.seed=7",
+        ),
         ([PARITY, "--data.batch_size=null"], "data.batch_size: must not be null"),
         ([PARITY, "--data.supervision=null"], "data.supervision: must not be null"),
         ([PARITY, "--model.heads=null"], "model.heads: must not be null"),
@@ -48,3 +52,10 @@ def test_the_option_and_its_values_are_named(options, message, tmp_path, monkeyp
     with pytest.raises(ConfigError) as error:
         fit([*options, f"--run_dir={tmp_path}/run"])
     assert str(error.value) == message
+
+
+def test_a_file_that_sets_the_seed_of_the_data_is_refused(tmp_path):
+    """Another seed would silently take its place."""
+    (tmp_path / "mine.yaml").write_text("data: {init_args: {seed: 7}}")
+    with pytest.raises(ConfigError, match=r"data\.seed: is seed_everything; .*, got .*/mine.yaml"):
+        fit([PARITY, f"--config={tmp_path}/mine.yaml", f"--run_dir={tmp_path}/run"])
