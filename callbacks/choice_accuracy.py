@@ -26,9 +26,11 @@ class ChoiceAccuracy(L.Callback):
             samples: Number of questions of each family and length.
             segment: Tokens of a question read in one call of the model, with the state carried on to the next.
         """
-        for name, values in (("lengths", list(lengths) or [0]), ("samples", [samples]), ("segment", [segment])):
-            if min(values) < 1:
-                raise ValueError(f"{name}: must be at least 1, got {min(values)}")
+        if not lengths:
+            raise ValueError("lengths: must have at least one length, got []")
+        for name, value in (("lengths", min(lengths)), ("samples", samples), ("segment", segment)):
+            if value < 1:
+                raise ValueError(f"{name}: must be at least 1, got {value}")
         self.lengths = lengths
         self.samples = samples
         self.segment = segment
@@ -58,6 +60,7 @@ def _choice_task(trainer: L.Trainer) -> ChoiceTask:
     data = members_of(trainer).datamodule
     if not isinstance(data, ChoiceTask):
         raise MisconfigurationException(
-            f"data: {type(data).__name__} has no questions (lrnn.evaluate.choices.ChoiceTask)"
+            "trainer.callbacks: ChoiceAccuracy needs a data module with questions, such as data.StateTrackingText; "
+            f"{type(data).__name__} has none"
         )
     return data

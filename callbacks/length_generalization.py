@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.best_weights import BestWeights
 from callbacks.contract import length_task, members_of
@@ -65,7 +66,14 @@ class LengthGeneralization(L.Callback):
         self.results: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        length_task(trainer)
+        """Refuse lengths that the task does not have now, and not after hours of training."""
+        task = length_task(trainer)
+        shortest = min(filter(None, (*self.lengths, *self.final_lengths, self.prefix_length)), default=None)
+        if shortest is not None:
+            try:
+                next(iter(task.evaluation_batches(shortest, shortest, 1)))
+            except ValueError as error:
+                raise MisconfigurationException(str(error)) from error
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:

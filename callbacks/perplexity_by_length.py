@@ -74,7 +74,8 @@ class PerplexityByLength(L.Callback):
         data = members_of(trainer).datamodule
         if not isinstance(data, LongText):
             raise MisconfigurationException(
-                f"callbacks.PerplexityByLength: {type(data).__name__} has no validation_sequences; use data.FineWeb"
+                "trainer.callbacks: PerplexityByLength needs a data module with validation_sequences, such as "
+                f"data.FineWeb; {type(data).__name__} has none"
             )
         return data.validation_sequences(max(self.lengths), self.sequences)
 
