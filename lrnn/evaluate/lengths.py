@@ -1,7 +1,7 @@
 """Score a checkpoint on a task at any lengths, without training.
 
-python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt --lengths=[64,1024,65536]
-python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt --task=data.EvenPairs
+python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity --lengths=[64,1024,16384]
+python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity --task=data.EvenPairs
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from lrnn.evaluate.scoring import PrefixScores, Scores, as_record, score, score_
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
 from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
 from lrnn.models.class_path import import_path
-from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.checkpoint import find_checkpoint, load_model
 
 LENGTHS = (40, 64, 96, 128, 160, 192, 224, 256, 512, 1024, 4096, 16384)
 
 
 def evaluate_lengths(
-    checkpoint: str = "runs/fit/parity/checkpoints/last.ckpt",
+    checkpoint: str = "runs/fit/parity",
     task: str | None = None,
     task_options: dict[str, Any] | None = None,
     lengths: Sequence[int] = LENGTHS,
@@ -42,7 +42,7 @@ def evaluate_lengths(
     """Print the accuracy of a model on a test set and at each of many lengths, per label and per sequence.
 
     Args:
-        checkpoint: Checkpoint of `python -m lrnn.fit`.
+        checkpoint: Folder of a run of `python -m lrnn.fit` (its last checkpoint is read), or one of its checkpoints.
         task: Import path of the data module to score on; that of the run when absent.
         task_options: Options of that data module, such as --task_options.supervision=last. The others are as in the
             run if it is the run's own data module, and have their defaults if it is another.
@@ -60,6 +60,7 @@ def evaluate_lengths(
         out: Folder for the scores, lengths.json, and their figure, lengths.png; nothing is written when absent.
     """
     check_at_least(1, samples=samples, segment=segment, test_samples=test_samples, prefix_length=prefix_length)
+    checkpoint = find_checkpoint(checkpoint)
     model, config = load_model(checkpoint), run_config(checkpoint)
     options = {**(task_options or {}), **({} if evaluation_seed is None else {"evaluation_seed": evaluation_seed})}
     data = load_task(task, options, config.get("data"))

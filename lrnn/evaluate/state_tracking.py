@@ -1,6 +1,6 @@
 """State tracking in text, by family and length; and the same as tasks of lm-evaluation-harness.
 
-python -m lrnn.evaluate state_tracking --checkpoint=runs/state_tracking_text/checkpoints/last.ckpt
+python -m lrnn.evaluate state_tracking --checkpoint=runs/state_tracking_text
 python -m lrnn.evaluate state_tracking --write=tasks/state_tracking
 lm_eval --model hf --model_args pretrained=gpt2 --include_path tasks/state_tracking --tasks state_tracking
 """
@@ -21,7 +21,7 @@ from lrnn.evaluate.choices import accuracy_record, score_choices
 from lrnn.evaluate.record import write_record, write_whole
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
 from lrnn.models.class_path import import_path
-from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.checkpoint import find_checkpoint, load_model
 from lrnn.runtime.errors import ConfigError
 
 LENGTHS = (2, 4, 8, 16, 32, 64, 128)
@@ -44,7 +44,7 @@ def evaluate_state_tracking(
     """Print how often the right choice is the likeliest, by family and length, beside the level of chance.
 
     Args:
-        checkpoint: Checkpoint of a language model, trained by `python -m lrnn.fit`.
+        checkpoint: Folder of a language model's run (its last checkpoint is read), or one of its checkpoints.
         families: Families of documents, of variables, counters, recall, repl, negations and boards; all when absent.
         lengths: Numbers of operations in a document.
         samples: Number of documents of each family and length.
@@ -81,6 +81,7 @@ def evaluate_state_tracking(
         write_tasks(Path(write), documents)
     if checkpoint is None:
         return None
+    checkpoint = find_checkpoint(checkpoint)
     model, config = load_model(checkpoint), run_config(checkpoint)
     of_run = config.get("data", {}).get("init_args", {}).get("tokenizer")
     tokenizer = tokenizer or of_run or DEFAULT_TOKENIZER

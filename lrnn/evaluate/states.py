@@ -1,6 +1,6 @@
 """Measure how exactly a trained model keeps the states that its task distinguishes.
 
-python -m lrnn.evaluate states --run_dir=runs/groups/s3 --lengths=[32,512,16384]
+python -m lrnn.evaluate states --run_dir=runs/fit/s3 --lengths=[32,512,16384]
 python -m lrnn.evaluate states --run_dir=[runs/a,runs/b] --out=runs/states
 """
 

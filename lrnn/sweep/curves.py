@@ -76,6 +76,8 @@ def _figure(runs: dict[str, dict[str, Curve]]) -> Figure:
         axes.set(xlabel="step", ylabel=label)
         if tag == "val/perplexity":
             axes.set_yscale("log")
+            for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                ticks("{x:,g}")
     axes.legend(fontsize="small", loc="upper right")
     return figure
 

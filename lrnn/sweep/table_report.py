@@ -159,8 +159,7 @@ def _words(measure: Measure) -> str:
 
 def _figure(name: str, rows: Sequence[Row], task: Task, measure: Measure) -> Figure:
     curves = {row.cell.model: [one.curve for one in row.chosen] for row in rows if row.chosen}
-    figure = length_figure(curves, task.train_lengths[1])
-    figure.axes[0].set_ylabel(_words(measure))
+    figure = length_figure(curves, task.train_lengths[1], _words(measure))
     figure.axes[0].set_title(name)
     return figure
 

@@ -44,7 +44,8 @@ def report(rows: dict[str, list[Row]], limits: dict[str, Any], settings: dict[st
     parts += [
         "A cell has the least distance of two of the words that are in different states, and the drift: the largest",
         "distance of the state of a word from that of the shortest word to the same state of the automaton. Both are",
-        "relative to the largest number in the states of short words. Decoding forgives a drift of a state's length.\n",
+        "relative to the largest number in the states of short words. The read-out ignores the length of a state,",
+        "so that a drift in length alone does no harm.\n",
     ]
     parts += [_distances({name: table for name, table in rows.items() if name != "Cascades"})]
     return "\n".join([*parts, _limits(limits)])
