@@ -15,7 +15,6 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import ArgumentError
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -25,7 +24,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import data
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
-    AtomicCheckpointIO,
     CompileTraining,
     CosineWarmup,
     FullySharded,
@@ -34,6 +32,7 @@ from callbacks import (
     StopOnNonFinite,
     TrainingDivergedError,
 )
+from callbacks.atomic_checkpoint_io import write_atomically
 from callbacks.dashboard.logger import Dashboard
 from callbacks.gradient_order import GradientOrder
 from data import DataError
@@ -41,8 +40,10 @@ from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
 from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
+from lrnn.runtime.data_seed import refuse_data_seed
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.null_options import refuse_null, refuse_null_of
 from lrnn.runtime.one_line import one_line
 from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
 from lrnn.runtime.record_forms import RecordForms
@@ -120,6 +121,10 @@ class FitCLI(LightningCLI):
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
+        for key in ("model", "data", "trainer.callbacks"):
+            refuse_null(self.config[key], key)
+        for key, of in (("schedule", CosineWarmup), ("compile", CompileTraining)):
+            refuse_null_of(of, self.config[key], key)
         run_dir, every = Path(self.config.run_dir), self.config.checkpoint_every
         if every < 1:
             raise ConfigError(f"checkpoint_every: must be at least 1, got {every}")
@@ -166,8 +171,7 @@ class FitCLI(LightningCLI):
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = Dashboard(run_dir, ["python", "-m", "lrnn.fit", *self.arguments])
         trainer = super().instantiate_trainer(**kwargs)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        write_atomically(trainer.strategy)
         for logger in trainer.loggers:
             say_if_outside(logger, Path(run_dir))
         return trainer
@@ -186,6 +190,7 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     end_with_launcher()
     arguments = sys.argv[1:] if args is None else args
     refuse_sweep_configs(arguments)
+    refuse_data_seed(arguments)
     try:
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None

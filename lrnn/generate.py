@@ -69,6 +69,8 @@ def generate(
         raise ConfigError(f"top_p: must lie in (0, 1], got {top_p}")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed: must lie in [0, 2^63), got {seed}")
+    if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
+        raise ConfigError(f"out: must be a file in a folder that exists, got {out}")
     several = _several(prompts, prompt_file)
     checkpoint = find_checkpoint(checkpoint)
     model = load_model(checkpoint)
@@ -101,9 +103,7 @@ def generate(
         for row, (text, continuation) in enumerate(zip(several, continuations, strict=True), 1):
             print(f"--- {row} of {len(several)}\n{text}{continuation}")
     if out is not None:
-        records = zip(several or [prompt], continuations, strict=True)
-        lines = (json.dumps({"prompt": text, "continuation": added}) + "\n" for text, added in records)
-        Path(out).write_text("".join(lines))
+        _write(Path(out), several or [prompt], continuations)
 
 
 def _several(prompts: Sequence[str] | None, file: str | None) -> list[str] | None:
@@ -120,7 +120,8 @@ def _several(prompts: Sequence[str] | None, file: str | None) -> list[str] | Non
 
 def _read_prompts(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        with file.open(encoding="utf-8") as opened:
+            lines = [line.rstrip("\n") for line in opened]  # splitlines would cut at other marks in a text as well
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"prompt_file: {file} can't be read ({error})") from error
     if file.suffix != ".jsonl":
@@ -136,6 +137,15 @@ def _read_prompts(file: Path) -> list[str]:
             raise ConfigError(f"prompt_file: line {number} of {file} must be a string or have one under the key prompt")
         prompts.append(text)
     return prompts
+
+
+def _write(out: Path, prompts: Sequence[str], continuations: Sequence[str]) -> None:
+    records = zip(prompts, continuations, strict=True)
+    lines = (json.dumps({"prompt": text, "continuation": added}) + "\n" for text, added in records)
+    try:
+        out.write_text("".join(lines))
+    except OSError as error:
+        raise ConfigError(f"out: {out} could not be written ({error.strerror or error})") from error
 
 
 def _autocast(device: str) -> partial[torch.autocast]:

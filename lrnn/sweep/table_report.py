@@ -13,11 +13,11 @@ from rich.table import Table
 
 from data import SyntheticTask
 from lrnn.evaluate.length_figure import length_figure
+from lrnn.runtime.tabular import markdown, write_csv
 from lrnn.sweep.prefix_report import prefix_lines
 from lrnn.sweep.protocol import differences
 from lrnn.sweep.published import CURRICULUM, PUBLISHED, Published
 from lrnn.sweep.select import Measure, Row, median_deviation
-from lrnn.sweep.tabular import markdown, write_csv
 
 COLUMNS = (
     "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
