@@ -5,8 +5,6 @@ beta    = s * sigmoid(w x)       s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1)
 y       = W_o RMSNorm(delta_rule(q, k, v, beta))
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +12,10 @@ from torch import Tensor
 from lrnn.models.architecture import Architecture
 from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.gate_saturation import saturation_of_logits
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state, size_of_heads
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
+from lrnn.models.unit_keys import QKActivation, beta_for_rounded_keys, check_activation, size_of_heads
 from lrnn.ops import (
     at_least_float32,
     delta_rule,
@@ -40,7 +39,7 @@ class DeltaNetMixer(Mixer):
         head_size: int | None = None,
         conv_size: int = 4,
         conv_init_std: float | None = None,
-        qk_activation: Literal["silu", "identity"] = "silu",
+        qk_activation: QKActivation = "silu",
         gate_saturation: float = 0.0,
     ):
         """
@@ -60,8 +59,7 @@ class DeltaNetMixer(Mixer):
         head_size = size_of_heads(width, heads, head_size)
         if gate_saturation < 0:
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
-        if qk_activation == "identity" and conv_size:
-            raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
+        check_activation(qk_activation, conv_size)
         self.heads = heads
         self.qk_activation = qk_activation
         self.beta_scale = range_scale(eigenvalue_range)
@@ -82,10 +80,7 @@ class DeltaNetMixer(Mixer):
         (q, k, v, k_square), logits, conv_state = self._project(x, conv_state)
         if terms is not None:
             terms["gate_saturation"] = saturation_of_logits(logits, self.gate_saturation)
-        beta = self.beta_scale * torch.sigmoid(logits)
-        if k.element_size() < 4:
-            # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
-            beta = beta / k_square.clamp_min(0.5)
+        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(logits), k, k_square)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
@@ -120,9 +115,7 @@ class DeltaNetMixer(Mixer):
         k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
         k, v = F.silu(k) if self.qk_activation == "silu" else k, F.silu(v)
         k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
-        beta = self.beta_scale * torch.sigmoid(at_least_float32(logits))
-        if k.element_size() < 4:
-            beta = beta / k.float().square().sum(-1).clamp_min(0.5)
+        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(at_least_float32(logits)), k)
         return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
 
     @property

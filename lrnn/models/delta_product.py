@@ -9,16 +9,16 @@ n reflections move n + 1 points: one layer needs n = 1 for the swaps of a permut
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state, size_of_heads
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
+from lrnn.models.unit_keys import QKActivation, beta_for_rounded_keys, check_activation, size_of_heads
 from lrnn.ops import at_least_float32, delta_product, range_scale, softplus
 
 
@@ -34,7 +34,7 @@ class DeltaProductMixer(Mixer):
         reflections: int = 2,
         forget_gate: bool = False,
         conv_size: int = 4,
-        qk_activation: Literal["silu", "identity"] = "silu",
+        qk_activation: QKActivation = "silu",
         beta_bias: bool = False,
     ):
         """
@@ -54,8 +54,7 @@ class DeltaProductMixer(Mixer):
         head_size = size_of_heads(width, heads, head_size)
         if reflections < 1:
             raise ValueError(f"model.reflections: must be at least 1, got {reflections}")
-        if qk_activation == "identity" and conv_size:
-            raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
+        check_activation(qk_activation, conv_size)
         self.heads = heads
         self.reflections = reflections
         self.beta_scale = range_scale(eigenvalue_range)
@@ -85,7 +84,7 @@ class DeltaProductMixer(Mixer):
             v = F.silu(v)
         q = (F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5).to(qkv.dtype)
         k = F.normalize(at_least_float32(k), dim=-1).to(qkv.dtype)
-        beta = self._beta(logits, k)
+        beta = beta_for_rounded_keys(self._beta(logits), k)
         o, S = delta_product(q, k, v, beta, self._log_gate(gate), S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
@@ -93,7 +92,7 @@ class DeltaProductMixer(Mixer):
         """Return the transitions of T tokens, one group a head; takes the arguments of `forward`."""
         qkv, logits, gate, _ = self._project(x, None if state is None else state[0])
         k, log_gate = qkv[:, :, 1 : self.reflections + 1], self._log_gate(gate)
-        return HouseholderTransitions(self._beta_of(logits), k, None if log_gate is None else log_gate.exp())
+        return HouseholderTransitions(self._beta(logits), k, None if log_gate is None else log_gate.exp())
 
     def _project(self, x: Tensor, conv_state: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return q, k_j and v_j (B, T, 1 + 2 n, heads, d_head), the logits of beta and of g, and the conv's state."""
@@ -108,15 +107,8 @@ class DeltaProductMixer(Mixer):
         """Return log g (B, T, heads) from its logits, or None without a forget gate."""
         return -self.A_log.exp() * softplus(at_least_float32(gate) + self.dt_bias) if self.forget_gate else None
 
-    def _beta(self, logits: Tensor, k: Tensor) -> Tensor:
-        """Return beta (B, T, n, heads) from its logits (B, T, n heads), for keys that may be rounded."""
-        beta = self._beta_of(logits)
-        if k.element_size() < 4:
-            # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
-            beta = beta / at_least_float32(k.detach()).square().sum(-1).clamp_min(0.5)
-        return beta
-
-    def _beta_of(self, logits: Tensor) -> Tensor:
+    def _beta(self, logits: Tensor) -> Tensor:
+        """Return beta (B, T, n, heads) from its logits (B, T, n heads)."""
         logits = at_least_float32(logits)
         if self.beta_bias is not None:
             logits = logits + self.beta_bias

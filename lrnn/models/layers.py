@@ -64,21 +64,6 @@ def make_add_norm(norm: Norm, size: int, eps: float, form: Form) -> nn.Module:
     return AddRMSNorm(size, eps, form) if norm == "rms" else AddLayerNorm(size, eps)
 
 
-def size_of_heads(width: int, heads: int, head_size: int | None) -> int:
-    """Return the size of each head: `head_size`, or an equal share of the width when that is absent.
-
-    Raises:
-        ValueError: if there is no head, if the heads do not divide the width, or if their size is below 1.
-    """
-    if heads < 1 or (head_size is None and width % heads):
-        raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
-    if head_size is None:
-        return width // heads
-    if head_size < 1:
-        raise ValueError(f"model.head_size: must be at least 1, got {head_size}")
-    return head_size
-
-
 def empty_state(x: Tensor) -> Tensor:
     """Return the state (B, 0, C) of a convolution over one token of x (B, T, C).
 
