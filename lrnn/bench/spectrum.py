@@ -17,8 +17,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import Spectrum
 from data import Batch
-from lrnn.bench.training import DELTA_NET_340M, Shape, lightning_step, our_delta_net
-from lrnn.models import DeltaNet
+from lrnn.bench.shapes import DELTA_NET_340M, Shape, random_delta_net
+from lrnn.bench.training import lightning_step, our_delta_net
 from lrnn.runtime.command import command
 
 TINY = Shape(width=32, layers=2, heads=2, mlp_width=64, vocab_size=50, batch=2, length=64)  # for a look on a CPU
@@ -37,7 +37,7 @@ def bench_spectrum(out: str | None = None, repeats: int = 10) -> None:
         model, shape, device = our_delta_net(DELTA_NET_340M), DELTA_NET_340M, torch.device("cuda")
     else:
         step, shape, device = None, TINY, torch.device("cpu")
-        model = DeltaNet(width=32, layers=2, heads=2, mlp_width=64, vocab_size=50)
+        model = random_delta_net(TINY)
     look = _seconds_of_a_look(model, shape, device, repeats)
     record: dict[str, Any] = {"device": torch.cuda.get_device_name() if step else "cpu", "callback_ms": 1e3 * look}
     if step is not None:
