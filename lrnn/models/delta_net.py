@@ -52,7 +52,8 @@ class DeltaNetMixer(Mixer):
             conv_init_std: Standard deviation of the normal initialisation of the convolution's taps, as in the paper's
                 code and in flash-linear-attention; PyTorch's own initialisation when absent.
             qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0 (paper, Section 5.2).
-            gate_saturation: Strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
+            gate_saturation: Strength of the term that pushes beta onto the ends of its range; 0 for none
+                (lrnn/models/gate_saturation.py).
         """
         super().__init__()
         width = layer.width
@@ -85,7 +86,7 @@ class DeltaNetMixer(Mixer):
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> HouseholderTransitions:
-        """Return the transitions I - beta k k^T of T tokens, one group a head; takes the arguments of `forward`."""
+        """Return the transitions I - beta k k^T of T tokens, a group for each head, from the arguments of `forward`."""
         (_, k, _, _), logits, _ = self._project(x, None if state is None else state[0])
         return HouseholderTransitions((self.beta_scale * torch.sigmoid(logits))[:, :, None], k[:, :, None])
 

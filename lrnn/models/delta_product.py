@@ -1,11 +1,12 @@
-"""DeltaProduct (Siems et al. 2025): several reflections a token, so that one layer can rotate and permute.
+"""DeltaProduct (Siems et al. 2025): several reflections for each token, so that one layer can rotate and permute.
 
 q, k_j, v_j = SiLU(conv(W x))    |q| = |k_j| = 1, q scaled by d_head^-1/2, for j = 1, ..., n reflections
 beta_j      = s * sigmoid(w_j x) s = 1: eigenvalues of each reflection in (0, 1); s = 2: in (-1, 1)
 log g       = -exp(A_log) softplus(w_g x + b_dt)      with a forget gate (Gated DeltaProduct), else g = 1
 y           = W_o RMSNorm(delta_product(q, k, v, beta, log g))
 
-n reflections move n + 1 points: one layer needs n = 1 for the swaps of a permutation group, and up to 4 for all of S5.
+A product of n reflections permutes at most n + 1 points. So one layer needs n = 1 for swaps of two points, and n = 4
+for all permutations of five points (S5).
 """
 
 import math
@@ -43,8 +44,8 @@ class DeltaProductMixer(Mixer):
             eigenvalue_range: Range of the eigenvalues of each reflection, [0, 1] or [-1, 1].
             heads: Number of heads.
             head_size: Size of keys, queries and values; when absent, the heads share the width and must divide it.
-            reflections: Number of Householder reflections a token.
-            forget_gate: Whether a gate a head and token scales the state before the reflections.
+            reflections: Number of Householder reflections for each token.
+            forget_gate: Whether each head has a gate that scales its state before the reflections of a token.
             conv_size: Tokens seen by the short convolution on q, k and v; 0 for none.
             qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0.
             beta_bias: Whether the logits of beta have a bias.
@@ -89,13 +90,13 @@ class DeltaProductMixer(Mixer):
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> HouseholderTransitions:
-        """Return the transitions of T tokens, one group a head; takes the arguments of `forward`."""
+        """Return the transitions of T tokens, a group for each head, from the arguments of `forward`."""
         qkv, logits, gate, _ = self._project(x, None if state is None else state[0])
         k, log_gate = qkv[:, :, 1 : self.reflections + 1], self._log_gate(gate)
         return HouseholderTransitions(self._beta(logits), k, None if log_gate is None else log_gate.exp())
 
     def _project(self, x: Tensor, conv_state: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return q, k_j and v_j (B, T, 1 + 2 n, heads, d_head), the logits of beta and of g, and the conv's state."""
+        """Return q, k_j and v_j (B, T, 1 + 2 n, heads, d_head), the logits of beta and of g, and the conv state."""
         qkv, logits, gate = self.in_proj(x).split(self.splits, dim=-1)
         if self.conv is not None:
             qkv, conv_state = self.conv(qkv, conv_state)

@@ -60,7 +60,7 @@ class AddLayerNorm(nn.LayerNorm):
 
 
 def make_add_norm(norm: Norm, size: int, eps: float, form: Form) -> nn.Module:
-    """Make the sum and norm that stand before a mixer."""
+    """Make the module that adds the two terms of the residual stream, and normalises the sum."""
     return AddRMSNorm(size, eps, form) if norm == "rms" else AddLayerNorm(size, eps)
 
 
@@ -75,9 +75,9 @@ def empty_state(x: Tensor) -> Tensor:
 class ShortConvolution(nn.Module):
     """Causal depthwise convolution over the last `kernel_size` tokens and SiLU; with size 0, SiLU alone.
 
-    The weight is (channels, kernel_size), its last tap on the current token; the state is (B, kernel_size - 1,
-    channels). The taps start as those of a torch.nn.Conv1d with one channel a group, or, where `init_std` is given,
-    at a normal distribution of that standard deviation.
+    The weight is (channels, kernel_size); its last tap is for the current token. The state is (B, kernel_size - 1,
+    channels). The taps are initialised as those of a depthwise torch.nn.Conv1d. If `init_std` is given, they are drawn
+    from a normal distribution of that standard deviation.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class SwiGLU(Mixer):
 class MLP(Mixer):
     """Plain MLP with biases: down(GELU(up(x))).
 
-    One layer of DeltaProduct learns all 120 elements of S5 with it in some thousand steps, and not with a SwiGLU.
+    With it, one layer of DeltaProduct learns all 120 elements of S5 in some thousand steps. With a SwiGLU it does not.
     """
 
     pointwise = True

@@ -2,9 +2,9 @@
 
     H_0 = I        H_t = A[x_t] H_{t-1}        logits_t = W project(flatten(H_t))        project(h) = h / max(1, |h|)
 
-A[x] is n x n, with n = 32 in the paper: a table with one matrix a token, without a bound on its eigenvalues. There is
-no embedding, no norm, no residual path and no input to the state. A group's elements as permutation matrices are one of
-its solutions, so it can represent any group of permutations of n points.
+A[x] is n x n, with n = 32 in the paper. The table A has a matrix for each token, without a bound on its eigenvalues.
+There is no embedding, no norm, no residual path and no input to the state. If the matrices are the permutation matrices
+of a group's elements, the model is exact; so it can represent any group of permutations of n points.
 
 Products of many matrices outgrow floating point. So a state whose norm exceeds 2^20 is scaled down by a power of two:
 the projection, which reads it, does not see the scale of a state outside the unit ball.
@@ -58,7 +58,7 @@ class MatrixProductMixer(Mixer):
         return self.size**2
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> MatrixTransitions:
-        """Return the matrices A of T tokens, one group; takes the arguments of `forward`."""
+        """Return the matrices A of T tokens, one group, from the arguments of `forward`."""
         return MatrixTransitions(x.unflatten(-1, (1, self.size, self.size)))
 
     def recurrence_flops(self, context: int) -> int:
