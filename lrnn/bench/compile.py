@@ -1,7 +1,7 @@
-"""Compile every kernel for other cards on this machine, and hold it against their limits: python -m lrnn.bench.compile
+"""Compile every kernel for other cards, and compare it with their limits: python -m lrnn.bench.compile
 
 The ops run at the shapes of conf/ on a CPU, in the configurations that they choose for a card. Where they launch a
-kernel, it is compiled for that card instead. ptxas reports registers, and bytes of registers kept in memory (spills).
+kernel, it is compiled for that card instead. ptxas reports registers, and bytes of registers spilled to memory.
 """
 
 import io
@@ -38,8 +38,8 @@ from lrnn.ops.short_convolution.operators import short_convolution_op
 from lrnn.ops.swiglu.operators import swiglu_op
 
 TENSOR_MEMORY = 512  # columns, on Blackwell
-HEADS = 8  # those of conf/pretrain_340m.yaml; with one head, ptxas has other numbers to hold
-# bytes of a thread, in 16 bits; elsewhere the short kernels exceed 400, on an H100 with heads of 128 where measured
+HEADS = 8  # as in conf/pretrain_340m.yaml; with one head, ptxas allocates other registers
+# bytes that a thread may spill, in 16-bit dtypes; on other cards the short kernels spill more than 400
 MOST_SPILLED = {"A100": 400}
 MOST_SPILLED_ELSEWHERE = 1500
 SERVED = ("A100", "A6000", "L40S", "H100", "B200", "RTX5090")
@@ -57,7 +57,7 @@ class Compiled:
     shared: int  # bytes
     tensor_memory: int  # columns
     registers: int
-    spilled: int  # bytes
+    spilled: int  # bytes of a thread
     error: str = ""
 
     def faults(self, name: str) -> list[str]:
@@ -69,7 +69,7 @@ class Compiled:
         if self.tensor_memory > TENSOR_MEMORY:
             found.append(f"{self.tensor_memory} columns of tensor memory, the card has {TENSOR_MEMORY}")
         if self.spilled > most and "float32" not in self.what:
-            found.append(f"{self.spilled} bytes of registers in memory, at most {most}")
+            found.append(f"{self.spilled} bytes of registers spilled, at most {most}")
         return found
 
 

@@ -26,7 +26,7 @@ def rows() -> Iterator[Row]:
 
 
 def generation_row(name: str, shape: Shape, tokens: int) -> Row:
-    """Compare the tokens a second, with the reading of the prompts; both decode greedily with weights in bfloat16."""
+    """Compare tokens per second. Both read the prompts and decode greedily, with weights in bfloat16."""
     model = random_delta_net(shape, tie_embeddings=True).eval()
     prompts = torch.randint(1, shape.vocab_size, (shape.batch, shape.length), device=model.device)  # 0 is padding
     theirs = exported(model)

@@ -33,7 +33,7 @@ from lrnn.models import LanguageModel
 
 @dataclass
 class Timing:
-    seconds: float  # a step
+    seconds: float  # of a step
     peak_bytes: int
     parameters: int
 
@@ -80,7 +80,7 @@ def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Ro
     embedding = shape.vocab_size * shape.width
 
     def share(timing: Timing) -> float:
-        """Share of the matrix product's rate, by 6 operations a parameter and token; the recurrence does not count."""
+        """Return the share of the matrix product's rate, at 6 operations per parameter and token."""
         return 6 * (timing.parameters - embedding) * tokens / timing.seconds / product_rate
 
     yield Row(

@@ -60,7 +60,7 @@ class MambaNegativeState:
     The tensors of a state are replaced, never written to, so that `copy` needs to copy none of them.
     """
 
-    is_compileable = False  # `generate` asks for these two, as of transformers' own caches
+    is_compileable = False  # `generate` reads these two, which transformers' own caches have
     is_croppable = False
 
     def __init__(self, layers: int):
@@ -209,7 +209,11 @@ class MambaNegativeForCausalLM(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """A state that the user gives has read none of `input_ids`; after the first iteration, all but the last."""
+        """Leave out the tokens that the state has read.
+
+        A state that the user gives has read none of `input_ids`. After the first iteration, it has read all but the
+        last.
+        """
         if cache_params is not None and use_cache is not False and not is_first_iteration:
             input_ids, attention_mask = input_ids[:, -1:], None
         return {
