@@ -44,12 +44,11 @@ class Compiled:
     tensor_memory: int  # columns
     registers: int
     spilled: int  # bytes of a thread
-    error: str = ""
 
     def faults(self, name: str) -> list[str]:
         """Return what is above the limits of a card."""
         most = MOST_SPILLED.get(name, MOST_SPILLED_ELSEWHERE)
-        found = [self.error] if self.error else []
+        found = []
         if self.shared > CARDS[name].shared:
             found.append(f"{self.shared} bytes of shared memory, the card has {CARDS[name].shared}")
         if self.tensor_memory > TENSOR_MEMORY:

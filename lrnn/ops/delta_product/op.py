@@ -60,8 +60,9 @@ def delta_product(
     (B, T, n, H, K), V = k.shape, v.shape[-1]
     tensors = [x for x in (v, q, k, beta, log_gate, initial_state) if x is not None]
     card = card_of(v.device)
-    kernel = None if log_gate is not None else choose_kernel(n * T, K, V, v.dtype, card)
-    chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V, card))
+    kernel = choose_kernel(n * T, K, V, v.dtype, card)
+    obstacle = "a gate" if log_gate is not None else obstacle_of(v.dtype, K, V, card)
+    chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle)
     if chosen == "triton":
         return _triton(q, k, v, beta, initial_state)
     dtype, out_dtype = torch.promote_types(v.dtype, torch.float32), v.dtype
