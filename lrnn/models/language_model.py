@@ -90,11 +90,7 @@ class LanguageModel(L.LightningModule):
                 learns slowly from small batches.
         """
         super().__init__()
-        for name, value in (("vocab_size", vocab_size), ("width", width), ("layers", layers)):
-            if value < 1:
-                raise ValueError(f"model.{name}: must be at least 1, got {value}")
-        if layers > MOST_LAYERS:
-            raise ValueError(f"model.layers: must be at most {MOST_LAYERS}, got {layers}")
+        _check_sizes(vocab_size=vocab_size, width=width, layers=layers)
         if adam_eps <= 0:
             raise ValueError(f"model.adam_eps: must be above 0, got {adam_eps}")
         if mlp_width is not None:
@@ -119,10 +115,11 @@ class LanguageModel(L.LightningModule):
         self.consistency: StateConsistency | None = None
         if state_consistency:
             sizes = [block.mixer.recurrent_size for block in self.backbone.blocks]
-            options = state_consistency, consistency_start, consistency_ramp, consistency_rate
-            self.consistency = StateConsistency(vocab_size, sum(sizes), *options)
             for block, size in zip(self.backbone.blocks, sizes, strict=True):
                 block.keeps_state = size > 0
+            self.consistency = StateConsistency(
+                vocab_size, sum(sizes), state_consistency, consistency_start, consistency_ramp, consistency_rate
+            )
 
     def record_options(self, options: dict[str, Any]) -> None:
         """Save the options that the model was made with, for its checkpoints and for the loggers."""
@@ -285,3 +282,11 @@ class LanguageModel(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"] = self.class_path
         checkpoint["data"] = import_path(type(self._datamodule))
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"model.{name}: must be at least 1, got {value}")
+    if sizes["layers"] > MOST_LAYERS:
+        raise ValueError(f"model.layers: must be at most {MOST_LAYERS}, got {sizes['layers']}")
