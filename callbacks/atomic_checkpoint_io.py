@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -27,6 +29,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except BaseException:
             new.unlink(missing_ok=True)
             raise
+
+
+def write_atomically(strategy: Strategy) -> None:
+    """Put AtomicCheckpointIO in the place of Lightning's own class, also inside of AsyncCheckpointIO.
+
+    A class that the user has chosen stays.
+    """
+    io = strategy.checkpoint_io
+    if type(io) is TorchCheckpointIO:
+        strategy.checkpoint_io = AtomicCheckpointIO()
+    elif isinstance(io, _WrappingCheckpointIO) and type(io.checkpoint_io) is TorchCheckpointIO:
+        io._checkpoint_io = AtomicCheckpointIO()  # the property can't be set twice
 
 
 def write(content: Any, path: Path) -> None:

@@ -77,4 +77,5 @@ class BestWeights(L.Callback):
         return Path(trainer.default_root_dir, "checkpoints", "best.ckpt")
 
     def _read(self, trainer: L.Trainer) -> dict[str, Any]:
+        trainer.strategy.checkpoint_io.teardown()  # waits until AsyncCheckpointIO has written what it was given
         return torch.load(self._path(trainer), weights_only=True)

@@ -1,6 +1,5 @@
 """Accuracy among choices, by family and length, at the end of training."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.contract import members_of
 from lrnn.evaluate.choices import ChoiceTask, accuracy_record, score_choices
+from lrnn.evaluate.record import write_record
 
 
 class ChoiceAccuracy(L.Callback):
@@ -26,9 +26,11 @@ class ChoiceAccuracy(L.Callback):
             samples: Number of questions of each family and length.
             segment: Tokens of a question read in one call of the model, with the state carried on to the next.
         """
-        for name, values in (("lengths", list(lengths) or [0]), ("samples", [samples]), ("segment", [segment])):
-            if min(values) < 1:
-                raise ValueError(f"{name}: must be at least 1, got {min(values)}")
+        if not lengths:
+            raise ValueError("lengths: must have at least one length, got []")
+        for name, value in (("lengths", min(lengths)), ("samples", samples), ("segment", segment)):
+            if value < 1:
+                raise ValueError(f"{name}: must be at least 1, got {value}")
         self.lengths = lengths
         self.samples = samples
         self.segment = segment
@@ -44,9 +46,7 @@ class ChoiceAccuracy(L.Callback):
         if not trainer.is_global_zero:
             return
         record = accuracy_record(questions, scores)
-        new = Path(trainer.default_root_dir, "choice_accuracy.json.new")
-        new.write_text(json.dumps(record, indent=1) + "\n")
-        new.replace(new.with_suffix(""))
+        write_record(Path(trainer.default_root_dir, "choice_accuracy.json"), record)
         if trainer.logger:
             values = {
                 f"choices/{family}/{length}": accuracy
@@ -60,6 +60,7 @@ def _choice_task(trainer: L.Trainer) -> ChoiceTask:
     data = members_of(trainer).datamodule
     if not isinstance(data, ChoiceTask):
         raise MisconfigurationException(
-            f"data: {type(data).__name__} has no questions (lrnn.evaluate.choices.ChoiceTask)"
+            "trainer.callbacks: ChoiceAccuracy needs a data module with questions, such as data.StateTrackingText; "
+            f"{type(data).__name__} has none"
         )
     return data

@@ -27,6 +27,7 @@ class CosineWarmup(L.Callback):
             raise ValueError(f"schedule.min_lr: must be at least 0, got {min_lr}")
         self.warmup = warmup
         self.min_lr = min_lr
+        self._logged = -1  # step whose rate was logged last
 
     def rate(self, peak: float, step: int, total: int) -> float:
         """Return the learning rate of step number `step` of `total`, counted from 0."""
@@ -42,11 +43,12 @@ class CosineWarmup(L.Callback):
                 group["peak_lr"] = group["lr"]
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        total = int(trainer.estimated_stepping_batches)
+        step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.rate(group["peak_lr"], trainer.global_step, total)
-        # pl_module.log would copy the number to the GPU and wait
-        if trainer.logger and (trainer.global_step + 1) % members_of(trainer).log_every_n_steps == 0:
+                group["lr"] = self.rate(group["peak_lr"], step, total)
+        # once a step, which may have several batches; pl_module.log would copy the number to the GPU and wait
+        if trainer.logger and step != self._logged and (step + 1) % members_of(trainer).log_every_n_steps == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            trainer.logger.log_metrics({"train/learning_rate": rate}, trainer.global_step)
+            trainer.logger.log_metrics({"train/learning_rate": rate}, step)
+            self._logged = step

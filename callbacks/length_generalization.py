@@ -1,18 +1,19 @@
 """Does a model that was trained on short sequences work on long ones?"""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.best_weights import BestWeights
 from callbacks.contract import length_task, members_of
 from callbacks.dashboard.card import log_figure
 from callbacks.scorer import prefix_scorer, scorer
 from lrnn.evaluate.length_figure import length_figure, prefix_figure
+from lrnn.evaluate.record import write_record
 from lrnn.evaluate.scoring import PrefixScores, Scores, as_record
 
 
@@ -65,7 +66,14 @@ class LengthGeneralization(L.Callback):
         self.results: dict[str, Any] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        length_task(trainer)
+        """Refuse lengths that the task does not have now, and not after hours of training."""
+        task = length_task(trainer)
+        shortest = min(filter(None, (*self.lengths, *self.final_lengths, self.prefix_length)), default=None)
+        if shortest is not None:
+            try:
+                next(iter(task.evaluation_batches(shortest, shortest, 1)))
+            except ValueError as error:
+                raise MisconfigurationException(str(error)) from error
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
@@ -91,7 +99,8 @@ class LengthGeneralization(L.Callback):
         if trainer.is_global_zero:
             if trainer.logger:
                 trainer.logger.log_metrics({"length/test": record["scaled_accuracy"]}, trainer.global_step)
-            self._write(Path(trainer.default_root_dir, "length_generalization.json"))
+            # a run that has this file is finished
+            write_record(Path(trainer.default_root_dir, "length_generalization.json"), self.results)
 
     def _score_prefixes(self, trainer: L.Trainer, model: L.LightningModule, samples: int) -> dict[str, Any]:
         if self.prefix_length is None:
@@ -135,11 +144,6 @@ class LengthGeneralization(L.Callback):
     def _score_lengths(self, trainer: L.Trainer, model: L.LightningModule, lengths: Iterable[int]) -> dict[int, Scores]:
         score = scorer(trainer, model, self.segment)
         return {length: score(length, length, self.samples) for length in lengths}
-
-    def _write(self, path: Path) -> None:
-        new = path.with_suffix(".json.new")
-        new.write_text(json.dumps(self.results, indent=1) + "\n")
-        new.replace(path)  # a file of this name is whole, and its run is finished
 
     def _log(self, trainer: L.Trainer, curve: Mapping[int, float]) -> None:
         if not (trainer.is_global_zero and trainer.logger):

@@ -37,20 +37,25 @@ class Spectrum(L.Callback):
         if window > tokens:
             raise ValueError(f"window: must be at most tokens ({tokens}), got {window}")
         self.every, self.sequences, self.tokens, self.window = every, sequences, tokens, window
-        self._step = 0
+        self._step = 0  # the last one that was seen to end
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not any(hasattr(module, "transitions") for module in pl_module.modules()):
             name = type(pl_module).__name__
-            raise MisconfigurationException(f"Spectrum: {name} has no layer with a linear state transition")
+            raise MisconfigurationException(
+                f"trainer.callbacks: Spectrum needs a layer with a linear state transition, {name} has none"
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
-        if step == self._step or step % self.every:
-            return
+        step, before = trainer.global_step, self._step
         self._step = step
+        if step == before or step % self.every:  # if it is as before, only gradients were accumulated
+            return
         tokens = batch.inputs[: self.sequences, : self.tokens]
         read = _before_padding(batch.labels)[: self.sequences, : self.tokens]
         with trainer.precision_plugin.forward_context():  # on all ranks, which may hold a shard of the weights each

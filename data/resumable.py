@@ -57,7 +57,7 @@ class ResumableData(L.LightningDataModule, ABC):
         """
         Args:
             batch_size: Number of sequences in a training batch of one rank.
-            seed: Seed of the training samples, in [0, 2^20).
+            seed: Seed of the training samples, in [0, 2^20); `python -m lrnn.fit` sets it to seed_everything.
             num_workers: Number of processes that load training batches; 0 loads them in the training process.
 
         Raises:
@@ -148,6 +148,8 @@ class ResumableData(L.LightningDataModule, ABC):
 def _check_steps(trainer: Any) -> None:
     """Raise MisconfigurationException if steps would differ in their number of samples, or samples would repeat."""
     limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    if accumulate < 1:
+        raise MisconfigurationException(f"trainer.accumulate_grad_batches: must be at least 1, got {accumulate}")
     if trainer.overfit_batches:
         raise MisconfigurationException(
             f"trainer.overfit_batches: must be 0, as training samples do not repeat, got {trainer.overfit_batches}"

@@ -15,16 +15,15 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import ArgumentError
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import data
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
-    AtomicCheckpointIO,
     CompileTraining,
     CosineWarmup,
     FullySharded,
@@ -33,6 +32,7 @@ from callbacks import (
     StopOnNonFinite,
     TrainingDivergedError,
 )
+from callbacks.atomic_checkpoint_io import write_atomically
 from callbacks.dashboard.logger import Dashboard
 from callbacks.gradient_order import GradientOrder
 from data import DataError
@@ -40,8 +40,10 @@ from lrnn.models import LanguageModel
 from lrnn.models.class_path import import_path
 from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
+from lrnn.runtime.data_seed import refuse_data_seed
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.null_options import refuse_null, refuse_null_of
 from lrnn.runtime.one_line import one_line
 from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
 from lrnn.runtime.record_forms import RecordForms
@@ -61,6 +63,18 @@ UNFIT = (
     OSError,
 )
 
+DESCRIPTION = (
+    "Train one model on one task or on text. A YAML of conf/ sets the options, as in --config conf/parity.yaml, and "
+    "options of the command line override it."
+)
+TITLES = {  # of groups of options in --help
+    "trainer": "Lightning's Trainer",
+    "model": "Architecture. --model.help=lrnn.models.DeltaNet lists the options of a class",
+    "data": "Task or text. --data.help=data.Parity lists the options of a class",
+    "schedule": "Learning rate: a linear warm-up, then half a cosine down to a minimum",
+    "compile": "Compilation on a GPU. On a CPU nothing is compiled",
+}
+
 
 class FitCLI(LightningCLI):
     """LightningCLI without subcommands, and with a folder for each run."""
@@ -68,13 +82,20 @@ class FitCLI(LightningCLI):
     def __init__(self, args: Sequence[str] | None, extra_callbacks: Sequence[L.Callback] = ()):
         self.extra_callbacks = list(extra_callbacks)
         self.arguments = sys.argv[1:] if args is None else list(args)
+        for name in data.__all__:  # imports the class, so that --help lists it and --data=Parity finds it
+            getattr(data, name)
         super().__init__(
             LanguageModel,
             L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "prog": "python -m lrnn.fit"},
+            parser_kwargs={
+                "parser_mode": "omegaconf",
+                "exit_on_error": False,
+                "prog": "python -m lrnn.fit",
+                "description": DESCRIPTION,
+            },
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             run=False,
@@ -93,10 +114,17 @@ class FitCLI(LightningCLI):
         )
         parser.add_lightning_class_args(CosineWarmup, "schedule")
         parser.add_lightning_class_args(CompileTraining, "compile")
+        groups = parser.groups or {}
+        for key, title in TITLES.items():
+            groups[key].title = title
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
+        for key in ("model", "data", "trainer.callbacks"):
+            refuse_null(self.config[key], key)
+        for key, of in (("schedule", CosineWarmup), ("compile", CompileTraining)):
+            refuse_null_of(of, self.config[key], key)
         run_dir, every = Path(self.config.run_dir), self.config.checkpoint_every
         if every < 1:
             raise ConfigError(f"checkpoint_every: must be at least 1, got {every}")
@@ -143,8 +171,7 @@ class FitCLI(LightningCLI):
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = Dashboard(run_dir, ["python", "-m", "lrnn.fit", *self.arguments])
         trainer = super().instantiate_trainer(**kwargs)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        write_atomically(trainer.strategy)
         for logger in trainer.loggers:
             say_if_outside(logger, Path(run_dir))
         return trainer
@@ -163,6 +190,7 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     end_with_launcher()
     arguments = sys.argv[1:] if args is None else args
     refuse_sweep_configs(arguments)
+    refuse_data_seed(arguments)
     try:
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None

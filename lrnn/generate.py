@@ -1,4 +1,4 @@
-"""Continue texts: python -m lrnn.generate --checkpoint=runs/pretrain_smoke/checkpoints/last.ckpt --prompt="def "
+"""Continue texts: python -m lrnn.generate --checkpoint=runs/pretrain_smoke --prompt="def "
 
 A prompt is read in a few calls. Then each token takes one `step`, whose cost does not depend on the tokens before it.
 """
@@ -16,14 +16,14 @@ import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
 from lrnn.evaluate.generation import encode_prompt, generate_texts
 from lrnn.models.decoding import Sampling, round_products
-from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.checkpoint import find_checkpoint, load_model
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.run_tokenizer import tokenizer_of_run
 
 
 def generate(
-    checkpoint: str = "runs/pretrain_smoke/checkpoints/last.ckpt",
+    checkpoint: str = "runs/pretrain_smoke",
     prompt: str = "def ",
     prompts: Sequence[str] | None = None,
     prompt_file: str | None = None,
@@ -42,7 +42,7 @@ def generate(
     """Print prompts and their continuations, up to a stop string or to the end of the document.
 
     Args:
-        checkpoint: Checkpoint of a language model that `python -m lrnn.fit` has trained.
+        checkpoint: Folder of a language model's run (its last checkpoint is read), or one of its checkpoints.
         prompt: Text to continue, the beginning of a document. It may be empty. Its continuation is printed as it grows.
         prompts: Texts to continue side by side, such as '["def f(", "class A:"]', in place of `prompt`.
         prompt_file: File of texts to continue, in place of `prompt`: JSON lines with strings or with objects that have
@@ -72,6 +72,7 @@ def generate(
     if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
         raise ConfigError(f"out: must be a file in a folder that exists, got {out}")
     several = _several(prompts, prompt_file)
+    checkpoint = find_checkpoint(checkpoint)
     model = load_model(checkpoint)
     try:
         model = model.to(device)

@@ -57,6 +57,13 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         assert logits.shape[-1] == cli.datamodule.vocab_size
 
 
+def test_no_run_lies_in_the_folder_of_another_run_or_of_a_sweep():
+    configs = [yaml.safe_load(path.read_text()) for path in ROOT.glob("conf/**/*.yaml")]
+    folders = [Path(config["run_dir"]) for config in configs if "run_dir" in config]
+    assert len(folders) > 20
+    assert not [(inner, outer) for inner in folders for outer in folders if outer in inner.parents]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -66,6 +73,8 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         ([*TINY, "--data.train_lengths=[0,40]"], "train_lengths: must be [shortest, longest] with 2 <= shortest"),
         ([*TINY, "--model.colour=red"], "model.colour: lrnn.models.DeltaNet has no such option"),
         ([*TINY, "--colour=red"], "colour"),
+        ([*TINY, "--data=data.Paritty"], "module 'data' has no attribute 'Paritty'; did you mean data.Parity?"),
+        (["conf/parity.yaml"], "a file of options is given by --config"),
         (
             ["--config=conf/sweeps/table3.yaml"],
             "config: conf/sweeps/table3.yaml configures a sweep; use python -m lrnn.sweep --config conf/sweeps/",

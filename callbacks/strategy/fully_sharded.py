@@ -90,7 +90,7 @@ class FullySharded(ModelParallelStrategy):
     ) -> None:
         self._wait()  # for the checkpoint before
         link = Path(filepath).absolute()
-        folder = next(f for f in (link.with_suffix(".0"), link.with_suffix(".1")) if f != link.resolve())
+        folder = next(f for f in (link.with_suffix(".0"), link.with_suffix(".1")) if f != _target(link))
         folder = self.broadcast(folder)
         shards = {"state_dict": checkpoint.pop("state_dict")}
         shards |= {f"optimizer_{i}": state for i, state in enumerate(checkpoint.pop("optimizer_states", []))}
@@ -152,14 +152,22 @@ def _reshard(model: nn.Module, *_: Any) -> None:
 
 
 def point(link: Path, folder: Path) -> None:
-    """Set the link to the folder in one atomic step, and delete the folder that it pointed to."""
-    before = link.resolve()
+    """Set the link to the folder beside it in one atomic step, and delete the folder that it pointed to."""
+    before = _target(link)
     new = link.with_suffix(".new")
     new.unlink(missing_ok=True)
     new.symlink_to(folder.name)
     new.replace(link)
-    if before != link and before.is_dir():
-        shutil.rmtree(before)
+    if before is not None and before != folder:
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _target(link: Path) -> Path | None:
+    """Return the folder that the link points to, or None without a link.
+
+    Path.resolve would also follow links in the path to the link, and return another path for the same folder.
+    """
+    return link.with_name(os.readlink(link)) if link.is_symlink() else None
 
 
 StrategyRegistry.register("fsdp2", FullySharded, description="FSDP2 by block, with clipping and sharded checkpoints")

@@ -86,7 +86,7 @@ class StateTrackingText(ResumableData):
             validation_samples: Number of documents in a validation set.
             test_samples: Number of documents in the test set.
             tokenizer: Tokenizer; the small one of this data when absent.
-            seed: Seed of the training documents, in [0, 2^20).
+            seed: Seed of the training documents, in [0, 2^20); `python -m lrnn.fit` sets it to seed_everything.
             evaluation_seed: Seed of the validation and test documents, in [0, 2^20).
             num_workers: Number of processes that make training rows; 0 makes them in the training process.
 

@@ -62,7 +62,7 @@ class SyntheticTask(ResumableData):
             validation_samples: Size of the validation set, which has the training lengths, and of a second validation
                 set with the test lengths, which serves to select weights and learning rates.
             test_samples: Size of the test set.
-            seed: Seed of the training samples, in [0, 2^20).
+            seed: Seed of the training samples, in [0, 2^20); `python -m lrnn.fit` sets it to seed_everything.
             evaluation_seed: Seed of the validation and test sets, in [0, 2^20). Choose a recipe on another seed than
                 the one you report.
             num_workers: Number of processes that draw samples; 0 draws in the training process, on the model's device.

@@ -54,7 +54,7 @@ class FineWeb(ResumableData):
             tokenizer: Tokenizer that the shards were made with. Any other is refused.
             verify: Whether to read all shards before the first step and compare their hashes. Sizes are always
                 compared.
-            seed: Seed of the order of the rows, in [0, 2^20).
+            seed: Seed of the order of the rows, in [0, 2^20); `python -m lrnn.fit` sets it to seed_everything.
             num_workers: Number of processes that read rows; 0 reads in the training process.
 
         Raises:

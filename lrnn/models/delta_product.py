@@ -80,10 +80,10 @@ class DeltaProductMixer(Mixer):
         conv_state, S = state if state is not None else (None, None)
         qkv, logits, gate, conv_state = self._project(x, conv_state)
         n = self.reflections
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1 : n + 1], qkv[:, :, n + 1 :]
+        q, k, v = qkv.split([1, n, n], dim=2)
         if self.conv is None:
             v = F.silu(v)
-        q = (F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5).to(qkv.dtype)
+        q = (F.normalize(at_least_float32(q.squeeze(2)), dim=-1) * q.shape[-1] ** -0.5).to(qkv.dtype)
         k = F.normalize(at_least_float32(k), dim=-1).to(qkv.dtype)
         beta = beta_for_rounded_keys(self._beta(logits), k)
         o, S = delta_product(q, k, v, beta, self._log_gate(gate), S, form=self.form)  # o (B, T, heads, d_head)

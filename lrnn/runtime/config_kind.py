@@ -31,12 +31,13 @@ def refuse_run_configs(arguments: Sequence[str]) -> None:
 
 
 def _refuse(arguments: Sequence[str], keys: set[str], kind: str, module: str) -> None:
-    for file in _config_files(arguments):
-        if keys & set(_read(file)):
+    for file in config_files(arguments):
+        if keys & set(read_config(file)):
             raise ConfigError(f"config: {file} configures {kind}; use python -m {module} --config {file}")
 
 
-def _config_files(arguments: Sequence[str]) -> Iterator[str]:
+def config_files(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the `--config` files among the arguments of a command line."""
     for i, argument in enumerate(arguments):
         if argument in ("-c", "--config"):
             yield from arguments[i + 1 : i + 2]
@@ -44,7 +45,7 @@ def _config_files(arguments: Sequence[str]) -> Iterator[str]:
             yield argument.removeprefix("--config=")
 
 
-def _read(file: str) -> dict[str, Any]:
+def read_config(file: str) -> dict[str, Any]:
     """Return the content of a file, or nothing if it can't be read: the command's parser says why."""
     try:
         content = yaml.safe_load(Path(file).read_text())

@@ -1,7 +1,9 @@
 """Turn the message of a parser, of Lightning or of the system into one line that says what to change."""
 
 import re
+import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 LONGEST = 290  # characters
 
@@ -13,24 +15,44 @@ def one_line(message: str, arguments: Sequence[str] = ()) -> str:
         message: The message of an error.
         arguments: Those of the command line. If the message names none of them, the last ones are added to it.
     """
-    message = _important(" ".join(message.split()))
+    message = _hinted(_must_be(_important(" ".join(message.split()))))
     given = _given(message, arguments)
     return _shorten(message, LONGEST - len(given)) + given
 
 
 def _important(message: str) -> str:
-    if "Parser key" not in message and (alone := re.search(r"Errors: - (.*?) - Expected a", message)):
+    end = r" - (?:Expected a|Problem with|Not a valid subclass)"  # of one of the parser's attempts
+    if "Parser key" not in message and (alone := re.search(rf"Errors: - (.*?){end}", message)):
         return alone[1]
-    problem_of = (
-        r"Problem with given class_path '(?!lightning\.Callback')([\w.]+)': (.*?) - (?:Expected a|Problem with)"
-    )
-    union = re.search(rf'Parser key "([\w.]+)": .*{problem_of}', message)
+    problem_of = rf"Problem with given class_path '(?!lightning\.Callback')([\w.]+)': (.*?){end}"
+    union = re.search(rf'Parser key "([\w.]+)": (.*){problem_of}', message)
     if not union:
         return _expected(message)
-    key, class_path, problem = union.groups()
+    key, before, class_path, problem = union.groups()
+    inside = re.search(r'Parser key "([\w.]+)": (?!.*Given value)', before)
+    if inside:  # the class is a part of this option
+        key = f"{key}.{inside[1]}"
     if unknown := re.fullmatch(r"Option '(.+)' is not accepted", problem):
-        return f"{key}.{unknown[1]}: {class_path} has no such option; --{key}.help={class_path} lists what is allowed"
+        help_option = "" if inside else f"; --{key}.help={class_path} lists what is allowed"
+        return f"{key}.{unknown[1]}: {class_path} has no such option{help_option}"
+    if missing := re.fullmatch(r"the following arguments are required: (.+)", problem):
+        return f"{key}: {class_path} needs {missing[1]}"
+    if problem.endswith(":"):  # what follows is a union
+        return f"{key}.{_union(message[union.start(4) :])}"
+    # an option of a class that a callable stands for
+    problem = re.sub(r'": Does .* a callable class: Parser key "(.*?)\. Got value: Name.*', r".\1", problem)
     return re.sub(r'^Parser key "(.+)":', rf"{key}.\1:", problem) if "Parser key" in problem else f"{key}: {problem}"
+
+
+def _hinted(message: str) -> str:
+    """Add what was likely meant: the closest class of a module, or a file of options without --config."""
+    if unknown := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        module, name = unknown.groups()
+        close = get_close_matches(name, getattr(sys.modules.get(module), "__all__", ()), n=1)
+        return message + "".join(f"; did you mean {module}.{one}?" for one in close)
+    if re.search(r"unrecognized arguments: .*\.ya?ml|arguments are required:", message):
+        return f"{message}; a file of options is given by --config, as in --config conf/parity.yaml"
+    return message
 
 
 def _expected(message: str) -> str:
@@ -43,13 +65,34 @@ def _expected(message: str) -> str:
     return f"{key}: must be {' or '.join(dict.fromkeys(allowed))}, got {value[:60]}" if allowed else message
 
 
+def _union(message: str) -> str:
+    """Say what the value of the first key must be, from the types of its union."""
+    found = re.match(r'Parser key "([\w.]+)":.*? Subtypes: \[(.*?)\] Errors: .*? Given value: (.*?) - \w', message)
+    if not found:
+        return message
+    key, types, value = found.groups()
+    allowed = [_plain(kind) for kind in re.split(r", (?![^\[]*\])", types)]
+    return f"{key}: must be {' or '.join(allowed)}, got {value[:60]}"
+
+
+def _must_be(message: str) -> str:
+    """Say what a single value must be, in place of the parser's words."""
+    message = re.sub(r'^Parser key "([\w.]+)": Expected', r"\1: Expected", message)
+    if wrong := re.fullmatch(r"([\w.]+): Expected an? (.+?)\. Got value: (.*)", message):
+        key, kind, value = wrong.groups()
+        return f"{key}: must be {_plain(kind)}, got {value[:60]}"
+    return message
+
+
 def _plain(kind: str) -> str:
     """Return the parser's name of a type as the user writes its values."""
     if kind.startswith("dot import path string"):
         return "a class"
-    kind = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", re.sub(r"<class '(.*?)'>", r"\1", kind)).replace("'", "")
+    kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", re.sub(r"<class '(.*?)'>", r"\1", kind)).replace("'", "")
+    kind = kind.replace("tuple with", "a list with")
+    kind = re.sub(r"(?:\w+\.)+(\w+)", r"\1", kind) if kind.startswith(("list[", "tuple[", "dict[")) else kind
     names = {"NoneType": "null", "collections.abc.Iterable": "list", "bool": "true or false", "int": "a whole number"}
-    return names.get(kind, {"float": "a number"}.get(kind, kind))
+    return {**names, "float": "a number", "str": "a text", "tuple": "a list"}.get(kind, kind)
 
 
 def _given(message: str, arguments: Sequence[str]) -> str:

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from callbacks import CompileTraining, CosineWarmup, StopOnNonFinite, TrainingDivergedError
 from callbacks.stop_on_non_finite import weights_are_finite
+from lrnn.fit import fit
 
 
 def test_cosine_warmup_against_its_formula():
@@ -70,3 +72,17 @@ def test_what_a_recorded_step_cannot_do_is_refused(devices, batches, scaler, pro
     )
     with pytest.raises(MisconfigurationException, match=f"compile.cuda_graphs: {problem}"):
         CompileTraining(cuda_graphs=True).setup(trainer, nn.Linear(1, 1), "fit")
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
+def test_a_step_of_several_batches_is_logged_once_also_after_a_resume(tmp_path, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    trainer = ("accumulate_grad_batches=2", "log_every_n_steps=1", "limit_val_batches=0", "enable_model_summary=false")
+    trainer += ("callbacks=callbacks.Spectrum", "callbacks.every=2", "enable_progress_bar=false")
+    options = ["--config=conf/parity.yaml", f"--run_dir={tmp_path}/run", *(f"--trainer.{option}" for option in trainer)]
+    for steps, more in ((2, []), (4, ["--resume=true"])):
+        fit([*options, "--data.batch_size=4", f"--trainer.max_steps={steps}", *more])
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert steps["train/learning_rate"] == steps["train/loss"] == [0, 1, 2, 3]
+    assert steps["eigenvalues/least"] == [2, 4]

@@ -14,6 +14,7 @@ from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
 from callbacks.strategy.fully_sharded import _as_os_error
 from lrnn.fit import fit
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.whole_checkpoint import read_whole
 
 ROOT = Path(__file__).parents[2]
 TINY = (
@@ -77,8 +78,10 @@ class FullDisk:
         return getattr(self.file, name)
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+@pytest.mark.parametrize("plugins", ["null", "lightning.pytorch.plugins.io.AsyncCheckpointIO"])
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(plugins, tmp_path, monkeypatch):
     options = [*TINY, f"--run_dir={tmp_path}/run", "--trainer.max_steps=20", "--checkpoint_every=5"]
+    options.append(f"--trainer.plugins={plugins}")
     save = torch.save
 
     def full_after_two(checkpoint, file):
@@ -162,3 +165,16 @@ def test_the_reason_why_a_shard_was_not_written_is_found(tmp_path):
     except RuntimeError as error:
         problem = _as_os_error(CheckpointException("write", {1: (error, None)}), tmp_path)
     assert problem.errno == errno.ENOSPC and problem.filename == str(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:FSDP2-wrapped module")
+def test_shards_in_a_folder_that_is_reached_by_a_link_are_kept(tmp_path):
+    """As where runs/ links to a larger disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "runs").symlink_to("disk")
+    options = [*TINY, f"--run_dir={tmp_path}/runs/run", "--trainer.strategy=fsdp2", "--checkpoint_every=1"]
+    options.append("--trainer.log_every_n_steps=1")
+    for steps, more in ((2, []), (3, ["--resume=true"])):
+        cli = fit([*options, f"--trainer.max_steps={steps}", *more])
+        assert read_whole(cli.checkpoint)["global_step"] == steps
+        assert {path.resolve() for path in cli.checkpoint.parent.iterdir()} == {cli.checkpoint.resolve()}

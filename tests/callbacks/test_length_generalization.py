@@ -1,16 +1,18 @@
 import json
 import math
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from callbacks import BestWeights, LengthGeneralization
-from data import GroupWordProblem, Parity
+from callbacks import AtomicCheckpointIO, BestWeights, LengthGeneralization
+from data import GroupWordProblem, ModularArithmetic, Parity
 from lrnn.evaluate.metrics import ScaledAccuracy
 from lrnn.fit import fit
 from lrnn.runtime.errors import ConfigError
@@ -123,6 +125,31 @@ def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
     assert after["best_checkpoint"].items() >= {"step": 5, **scores(200)}.items()
     assert after.items() >= scores(70).items()
     assert "best_checkpoint" not in train(3, best=None)
+
+
+@pytest.mark.parametrize("lengths", [{"lengths": (2,)}, {"lengths": (), "final_lengths": (2,)}, {"prefix_length": 2}])
+def test_lengths_that_the_task_does_not_have_are_refused_before_training(lengths):
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.datamodule = ModularArithmetic()
+    with pytest.raises(MisconfigurationException, match="lengths: ModularArithmetic needs at least 3, got 2"):
+        LengthGeneralization(**lengths).setup(trainer, None, "fit")
+
+
+class SlowDisk(AtomicCheckpointIO):
+    def save_checkpoint(self, *args, **kwargs):
+        time.sleep(0.2)
+        super().save_checkpoint(*args, **kwargs)
+
+
+def test_the_best_weights_are_read_when_they_are_written(tmp_path):
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False, max_steps=3,
+        val_check_interval=1, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[callback := LengthGeneralization((40,), (), samples=4), BestWeights(samples=500)],
+        plugins=AsyncCheckpointIO(SlowDisk()),
+    )  # fmt: skip
+    trainer.fit(ComesAndGoes(), datamodule=Parity(batch_size=4, test_samples=4, validation_samples=4))
+    assert callback.results["best_checkpoint"]["step"] == 2
 
 
 def test_long_sequences_are_read_many_at_a_time(tmp_path):

@@ -65,7 +65,7 @@ def test_a_sharded_checkpoint(tmp_path, description, save_run, random_model):
         {"state_dict": weights, "optimizer_0": weights}, storage_writer=writer, planner=TwoProcesses(), no_dist=True
     )
     assert len(list(folder.glob("*.distcp"))) == 2
-    with pytest.raises(ConfigError, match=r"shards is (not a whole one|neither) .*meta\.pt"):
+    with pytest.raises(ConfigError, match=r"shards is neither .*meta\.pt"):
         load_model(str(folder))
     torch.save(description(model), folder / "meta.pt")
     for name, weight in load_model(str(folder)).state_dict().items():

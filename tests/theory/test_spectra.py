@@ -151,7 +151,7 @@ def test_models_without_a_transition_are_refused():
     for model in (Transformer(vocab_size=5, width=16), SLSTM(vocab_size=5, width=16)):
         with pytest.raises(ValueError, match=r"^model: .* has no layer with a linear state transition$"):
             eigenvalues(model, torch.zeros(1, 4, dtype=torch.int64))
-        message = rf"^Spectrum: {type(model).__name__} has no layer with a linear state transition$"
+        message = rf"^trainer.callbacks: Spectrum needs a layer .*, {type(model).__name__} has none$"
         with pytest.raises(MisconfigurationException, match=message):
             Spectrum().setup(SimpleNamespace(), model, "fit")
     mixers = {"delta": DeltaNetMixer, "attention": AttentionMixer}

@@ -1,0 +1,61 @@
+"""A mistake in an option is answered by one line that names the option and what it may be."""
+
+import pytest
+
+from lrnn.fit import fit
+from lrnn.runtime.errors import ConfigError
+
+PARITY, GROUPS = "--config=conf/parity.yaml", "--config=conf/groups.yaml"
+CALLBACK = "--trainer.callbacks=callbacks.LengthGeneralization"
+STAGE = "data.tasks.synthetic.Stage"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            [PARITY, "--data.seed=7"],
+            "data.seed: is seed_everything; set --seed_everything instead, got --data.seed=7",
+        ),
+        ([PARITY, "--data.batch_size=null"], "data.batch_size: must not be null"),
+        ([PARITY, "--data.supervision=null"], "data.supervision: must not be null"),
+        ([PARITY, "--model.heads=null"], "model.heads: must not be null"),
+        ([PARITY, CALLBACK, "--trainer.callbacks.samples=null"], "trainer.callbacks.samples: must not be null"),
+        ([PARITY, CALLBACK, "--trainer.callbacks.samples=0"], "samples: must be at least 1, got 0"),
+        (
+            [PARITY, CALLBACK, "--trainer.callbacks.segment=0.5"],
+            "trainer.callbacks.segment: must be a whole number or null, got 0.5",
+        ),
+        ([PARITY, "--schedule.warmup=half"], "schedule.warmup: must be a number, got half"),
+        ([PARITY, "--data.supervision=all"], "data.supervision: must be one of last, every_prefix, got all"),
+        ([GROUPS, "--data.train_lengths=[32]"], "data.train_lengths: must be a list with 2 elements, got [32]"),
+        ([GROUPS, "--data.generators=[1,0]"], "data.generators: must be list[list[int]] or null, got [1, 0]"),
+        ([GROUPS, "--data.alphabet=[1.5,2]"], "data.alphabet: must be list[int] or a text, got [1.5, 2]"),
+        ([GROUPS, "--data.curriculum=short"], "data.curriculum: must be list[Stage] or null, got short"),
+        ([GROUPS, "--data.curriculum=[{lengths: [2,2]}]"], f"data.curriculum: {STAGE} needs samples"),
+        (
+            [GROUPS, "--data.curriculum=[{lengths: [2,2], samples: 1.5}]"],
+            "data.curriculum.samples: must be a whole number, got 1.5",
+        ),
+        (
+            [GROUPS, "--data.curriculum=[{lengths: [2,2], steps: 5}]"],
+            f"data.curriculum.steps: {STAGE} has no such option",
+        ),
+        (
+            [PARITY, "--model.channel_mixer=lrnn.models.MLP", "--model.channel_mixer.hidden=x"],
+            "model.channel_mixer.hidden: must be a whole number, got x",
+        ),
+    ],
+)
+def test_the_option_and_its_values_are_named(options, message, tmp_path, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    with pytest.raises(ConfigError) as error:
+        fit([*options, f"--run_dir={tmp_path}/run"])
+    assert str(error.value) == message
+
+
+def test_a_file_that_sets_the_seed_of_the_data_is_refused(tmp_path):
+    """Another seed would silently take its place."""
+    (tmp_path / "mine.yaml").write_text("data: {init_args: {seed: 7}}")
+    with pytest.raises(ConfigError, match=r"data\.seed: is seed_everything; .*, got .*/mine.yaml"):
+        fit([PARITY, f"--config={tmp_path}/mine.yaml", f"--run_dir={tmp_path}/run"])
