@@ -40,7 +40,7 @@ def memory_row(name: str, model: LanguageModel, long: int, short: int) -> Row:
         score_perplexity(model, sequence, [length], device=model.device, precision=_precision(model))
         return torch.cuda.max_memory_allocated() / 2**30
 
-    peak(short)  # which compiles kernels, and tunes them in extra memory
+    peak(short)  # the first call compiles kernels, and tunes them in extra memory
     return Row(f"{name}, perplexity, peak memory: {long:,} tokens, {short:,} tokens", peak(long), peak(short), "GiB")
 
 

@@ -43,7 +43,7 @@ def generation_row(name: str, shape: Shape, tokens: int) -> Row:
         return shape.batch * tokens / _seconds(partial(decode, tokens), prompts)
 
     for decode in (ours, baseline):
-        decode(8)  # which compiles kernels
+        decode(8)  # the first call compiles kernels
     rates = in_turn(lambda: rate(ours), lambda: rate(baseline), ROUNDS)
     return Row(
         f"{name} generates {shape.batch} x {tokens} tokens after {shape.length}: ours, exported model's generate",

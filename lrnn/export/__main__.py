@@ -76,7 +76,7 @@ def export(
     print(f"{out}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters. To load it:")
     print(exported.to_load)
     if tokenizer:
-        trust = ", trust_remote_code=True" if exported.code else ""  # else transformers asks before it reads the config
+        trust = ", trust_remote_code=True" if exported.code else ""  # without it transformers asks the user first
         print(f"tokenizer = transformers.AutoTokenizer.from_pretrained({out!r}{trust})")
 
 

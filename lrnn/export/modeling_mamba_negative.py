@@ -242,7 +242,7 @@ class MambaNegativeForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask: 0 for padding, which is on the left: (b, T), or (b, more) with a column for each token that
                 was read before, too.
             cache_params: State after the tokens before. It is brought up to date, unless `use_cache` is false.
-            labels: Tokens (b, T) to predict, not shifted, -100 where there is none.
+            labels: Tokens (b, T) to predict, not shifted; -100 for those that do not count.
             use_cache: Whether to return the state.
             kwargs: `num_items_in_batch`, by which the sum of the losses is divided.
 

@@ -44,7 +44,7 @@ class AddRMSNorm(nn.RMSNorm):
         super().__init__(size, eps)
         self.form = form
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # of one argument
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # the base class takes x only
         return add_norm(x, y, self.weight, self.eps, form=self.form)
 
 
@@ -54,7 +54,7 @@ class AddLayerNorm(nn.LayerNorm):
     def __init__(self, size: int, eps: float):
         super().__init__(size, eps, bias=False)
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # of one argument
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # the base class takes x only
         s = x + y.to(x.dtype)
         return s, super().forward(s).to(dtype_of_products(x))
 
