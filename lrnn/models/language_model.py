@@ -150,13 +150,19 @@ class LanguageModel(L.LightningModule):
     def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T).
 
-        The gradient is that of this mean and of the auxiliary terms. Where the micro-batches of an optimizer step have
+        The gradient is that of this mean and of the auxiliary terms. If the micro-batches of an optimizer step have
         different numbers of labels (`labels_per_batch`), the gradient of the mean is weighted by the number of labels,
-        so that the mean over the micro-batches is the gradient of one large batch.
+        so that the mean over the micro-batches is the gradient of one large batch. The loss of a micro-batch without
+        labels is then 0.
         """
         position = (labels != IGNORE).int().argmax(1, keepdim=True) if self.one_label else None
         x, y, terms, states = self.backbone.residual_stream(tokens, position)
         mean = self.head_loss(x, y, labels if position is None else labels.gather(1, position))
+        weighted = mean
+        if self.labels_per_batch is not None:
+            count = (labels != IGNORE).sum()
+            mean = mean.where(count > 0, 0)  # a micro-batch may have no label, and must not look as if it diverged
+            weighted = mean * (count / self.labels_per_batch)
         values = terms
         if self.consistency is not None:
             term, ratio = self.consistency(states, labels[:, -1], mean.detach())
@@ -165,13 +171,7 @@ class LanguageModel(L.LightningModule):
         self.auxiliary_terms = {name: value.detach() for name, value in values.items()}
         if self.labels_per_batch is None and not terms:
             return mean
-        return with_gradient_of_sum(mean, self._weighted(mean, labels), *terms.values())
-
-    def _weighted(self, mean: Tensor, labels: Tensor) -> Tensor:
-        if self.labels_per_batch is None:
-            return mean
-        count = (labels != IGNORE).sum()
-        return (mean * (count / self.labels_per_batch)).where(count > 0, 0)
+        return with_gradient_of_sum(mean, weighted, *terms.values())
 
     def head_loss(self, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
         """Return the loss from the two terms of the residual stream after the last block."""
