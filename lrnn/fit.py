@@ -125,26 +125,33 @@ class FitCLI(LightningCLI):
             refuse_null(self.config[key], key)
         for key, of in (("schedule", CosineWarmup), ("compile", CompileTraining)):
             refuse_null_of(of, self.config[key], key)
-        run_dir, every = Path(self.config.run_dir), self.config.checkpoint_every
+        every, steps = self.config.checkpoint_every, self.config.trainer.max_steps
         if every < 1:
             raise ConfigError(f"checkpoint_every: must be at least 1, got {every}")
-        steps = self.config.trainer.max_steps
         if steps < 1:
             raise ConfigError(f"trainer.max_steps: must be at least 1, since the schedule ends there, got {steps}")
-        check_devices(self.config.trainer.accelerator, self.config.trainer.devices)
-        check_card(self.config.trainer.accelerator, self.config.model.get("init_args", {}).get("form"))
-        nodes, root = self.config.trainer.num_nodes, self.config.trainer.default_root_dir
-        if root is not None and Path(root) != run_dir:
-            raise ConfigError(f"trainer.default_root_dir: is run_dir, {run_dir}; set run_dir instead, got {root}")
+        self._check_machine()
+        self._check_run_dir()
+
+    def _check_machine(self) -> None:
+        trainer = self.config.trainer
+        check_devices(trainer.accelerator, trainer.devices)
+        check_card(trainer.accelerator, self.config.model.get("init_args", {}).get("form"))
         started = "NODE_RANK" in os.environ or TorchElasticEnvironment.detect() or SLURMEnvironment.detect()
-        if nodes > 1 and not started:
+        if trainer.num_nodes > 1 and not started:
             raise ConfigError(
-                f"trainer.num_nodes: {nodes} nodes are started by torchrun or srun (conf/README.md); "
+                f"trainer.num_nodes: {trainer.num_nodes} nodes are started by torchrun or srun (conf/README.md); "
                 "on one machine, set --trainer.num_nodes=1"
             )
+
+    def _check_run_dir(self) -> None:
+        run_dir, root = Path(self.config.run_dir), self.config.trainer.default_root_dir
+        if root is not None and Path(root) != run_dir:
+            raise ConfigError(f"trainer.default_root_dir: is run_dir, {run_dir}; set run_dir instead, got {root}")
         if self.config.resume and not self.checkpoint.exists():
             raise ConfigError(f"resume: there is no checkpoint {self.checkpoint}")
-        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # the first process may have made the folder by now
+        # on other ranks the folder may exist already, since the first rank makes it
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         if first and not self.config.resume and run_dir.exists():
             raise ConfigError(f"run_dir: {run_dir} exists; choose another folder, or continue it with --resume=true")
 

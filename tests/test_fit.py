@@ -20,7 +20,7 @@ from lrnn.generate import load_model
 from lrnn.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
-# the others are stacked on these, or sweeps (tests/test_sweep.py), or ask for many GPUs (tests/test_pretrain.py)
+# the other files are stacked on these, configure sweeps (tests/sweep), or ask for many GPUs (tests/test_pretrain.py)
 CONFIGS = [
     path
     for path in sorted(ROOT.glob("conf/**/*.yaml"))

@@ -73,7 +73,8 @@ def export(
         raise ConfigError(f"out: {out} could not be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    print(f"{out}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters. To load it:")
+    parameters = sum(p.numel() for p in model.backbone.parameters())  # without the table of state consistency
+    print(f"{out}: {type(model).__name__}, {parameters:,} parameters. To load it:")
     print(exported.to_load)
     if tokenizer:
         trust = ", trust_remote_code=True" if exported.code else ""  # without it transformers asks the user first
