@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.best_weights import BestWeights
 from callbacks.contract import length_task, members_of
@@ -99,8 +100,9 @@ class LengthGeneralization(L.Callback):
         if trainer.is_global_zero:
             if trainer.logger:
                 trainer.logger.log_metrics({"length/test": record["scaled_accuracy"]}, trainer.global_step)
-            # a run that has this file is finished
-            write_record(Path(trainer.default_root_dir, "length_generalization.json"), self.results)
+            path = Path(trainer.default_root_dir, "length_generalization.json")
+            write_record(path, self.results)  # a run that has this file is finished
+            rank_zero_info(f"{_summary(self.results)}; written to {path}")
 
     def _score_prefixes(self, trainer: L.Trainer, model: L.LightningModule, samples: int) -> dict[str, Any]:
         if self.prefix_length is None:
@@ -151,3 +153,12 @@ class LengthGeneralization(L.Callback):
         trainer.logger.log_metrics({f"length/{n}": value for n, value in curve.items()}, trainer.global_step)
         figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
         log_figure(trainer, "length_generalization", figure)
+
+
+def _summary(results: Mapping[str, Any]) -> str:
+    """Say the scores in one line."""
+    shortest, longest = results["test_lengths"]
+    at = "".join(f", {score:.3f} at {length:,}" for length, score in results["scaled_accuracy_at"].items())
+    return (
+        f"scaled accuracy: {results['scaled_accuracy']:.3f} on the test set (lengths {shortest:,} to {longest:,}){at}"
+    )

@@ -282,3 +282,6 @@ def test_all_of_a_run_is_in_its_folder_whatever_logs(logger, tmp_path, monkeypat
     assert sorted(os.listdir("run/checkpoints")) == ["best.ckpt", "last.ckpt"]
     assert {"config.yaml", "forms_in_use.json", "length_generalization.json"} <= set(os.listdir("run"))
     assert yaml.safe_load(Path("run/config.yaml").read_text())["trainer"]["max_steps"] == 2
+    scores = json.loads(Path("run/length_generalization.json").read_text())
+    assert f"{scores['scaled_accuracy']:.3f} on the test set" in caplog.text
+    assert f"{scores['scaled_accuracy_at']['40']:.3f} at 40; written to run/" in caplog.text
