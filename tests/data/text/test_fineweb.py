@@ -137,8 +137,10 @@ def test_a_checkpoint_of_other_shards_or_another_context_is_refused(random_shard
 
 def test_more_ranks_than_rows_are_refused(random_shards):
     data = open_rows(random_shards, batch_size=16, ranks=4, context=2048)
-    with pytest.raises(DataError, match=r"4 ranks of 16 need 64 training rows of 2048 \+ 1 tokens, .* has 40"):
+    with pytest.raises(DataError, match=r"data.batch_size: must be at most 10 with 4 ranks, .* has 40 .*, got 16"):
         data.setup("fit")
+    with pytest.raises(DataError, match=r"data.context: the validation split of .* has no row of 20000 \+ 1 tokens"):
+        open_rows(random_shards, batch_size=1, context=20000)
     open_rows(random_shards, batch_size=1, ranks=8, context=2048).setup("fit")  # 3 validation rows, which are padded
 
 
