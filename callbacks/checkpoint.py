@@ -52,6 +52,12 @@ class ResumableCheckpoint(Checkpoint):
             self._stop = AgreedStop(trainer.global_rank, trainer.world_size)
         self._stop.open(trainer.global_step)
 
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # values are logged at this step; where a run goes on that ended with a validation, Lightning counts one too many
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
