@@ -55,7 +55,7 @@ class ResumableCheckpoint(Checkpoint):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # values are logged at this step; where a run goes on that ended with a validation, Lightning counts one too many
+        # Values are logged at this step. Where a run goes on that ended with a validation, Lightning's is one too high.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_end(

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from data.errors import DataError
 from data.text.encode import Encoded, Recipe, encoded_in_order
+from data.text.one_writer import one_writer
 from data.text.shards import (
     SPLITS,
     Manifest,
@@ -176,16 +177,17 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"out: {out} could not be created ({error.strerror})") from error
-    preparation = Preparation(folder, settings, token_dtype(loaded.vocab_size), shard_tokens)
-    if preparation.read:
-        console.print(f"continuing after {preparation.read:,} documents", soft_wrap=True)
-    recipe = Recipe(tokenizer, text_key, validation_fraction, bad_documents == "skip")
     start = time.perf_counter()
-    try:
-        _tokenize(opened, preparation, recipe, workers, console)
-        manifest = preparation.finish(loaded)
-    finally:
-        preparation.discard_partial()
+    with one_writer(folder):
+        preparation = Preparation(folder, settings, token_dtype(loaded.vocab_size), shard_tokens)
+        if preparation.read:
+            console.print(f"continuing after {preparation.read:,} documents", soft_wrap=True)
+        recipe = Recipe(tokenizer, text_key, validation_fraction, bad_documents == "skip")
+        try:
+            _tokenize(opened, preparation, recipe, workers, console)
+            manifest = preparation.finish(loaded)
+        finally:
+            preparation.discard_partial()
     console.print(f"{out}: {_summary(manifest)}, {time.perf_counter() - start:.0f} s", soft_wrap=True)
 
 
