@@ -8,7 +8,7 @@ FIND_PYTHON := for python in python3.11 python3.12 python3.13 python3 python; do
 PYTHON ?= $(shell $(FIND_PYTHON))
 CORES := $(shell nproc 2>/dev/null || echo 2)
 
-help: ## List the targets
+help: ## List these targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # uv installs in seconds. It does not read pip's settings, so a folder of wheels that is set for pip is handed on.
@@ -23,27 +23,27 @@ help: ## List the targets
 	$(RUN) -m compileall -q -j 0 lrnn data callbacks
 	@touch $@
 
-setup: .venv/installed ## Make .venv with the pinned dependencies (every target does it when needed)
+setup: .venv/installed ## Make .venv with the pinned packages (every target does this first)
 
-parity: setup ## Train DeltaNet and Mamba with either eigenvalue range on parity; table and picture
+parity: setup ## Train DeltaNet and Mamba with either range on parity: 12 models, 3 minutes on two cores
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/parity.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/parity --lengths=[1024,16384]
 
-groups: setup ## Train S3 and swaps of S5 with and without state consistency, and with [0, 1]; table and picture
+groups: setup ## Train products in the groups S3 and S5 and test them on 4,096 elements: 10 models, 8 minutes
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/groups_cpu.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/groups --measure=sequence_accuracy --lengths=[64,512,2048]
 
-table-quick: setup ## Train every task and architecture in small, on a CPU, and print the paper's table of them
+table-quick: setup ## Train every task and architecture in small: 53 models, 12 minutes
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/table_quick.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/table_quick
 
-table: setup ## Make the paper's table from the runs of conf/sweeps/table3.yaml (python -m lrnn.sweep trains them)
+table: setup ## Print the paper's Table 3 of the runs that conf/sweeps/table3.yaml has trained on GPUs
 	@$(RUN) -m lrnn.table --run_dir=runs/table3 --out=results/table3
 
-table4: setup ## Print our language models beside those of the paper's Table 4 (python -m lrnn.evaluate tasks scores them)
+table4: setup ## Print the paper's Table 4 with the scores of python -m lrnn.evaluate tasks
 	@$(RUN) -m lrnn.evaluate table4
 
-pretrain-smoke: setup ## Prepare real text without a network, train a small DeltaNet on it, generate, export (again: go on)
+pretrain-smoke: setup ## Prepare text, train a small DeltaNet on it, generate, export: minutes, without a network
 	@$(RUN) -m data.prepare --source=stdlib --out=shards/stdlib --validation_fraction=0.03
 	@$(RUN) -m lrnn.fit --config conf/pretrain_smoke.yaml \
 		$$(test -f runs/pretrain_smoke/checkpoints/last.ckpt && echo --resume=true)
@@ -51,28 +51,28 @@ pretrain-smoke: setup ## Prepare real text without a network, train a small Delt
 	@rm -rf runs/pretrain_smoke/hf
 	@$(RUN) -m lrnn.export --run_dir=runs/pretrain_smoke --out=runs/pretrain_smoke/hf
 
-theory: setup ## Check the paper's theorems: their constructions against automata, on a CPU in two minutes
+theory: setup ## Check the paper's theorems, as weights against automata: two minutes
 	@$(RUN) -m lrnn.theory theorems
 
-tensorboard: setup ## Show the runs in TensorBoard, and print the address of their charts
+tensorboard: setup ## Start TensorBoard on all runs, and print the address of their charts
 	@.venv/bin/tensorboard --logdir runs 2>&1 | sed -u 's|http://[^ ]*/|&\#custom_scalars\&_smoothingWeight=0|'
 
 test: setup ## Run all tests that need no GPU
 	@$(RUN) -m pytest
 
-test-quick: setup ## Run the tests that are not marked slow (about a minute on two cores)
+test-quick: setup ## Run the fast tests: about a minute
 	@$(RUN) -m pytest -m 'not gpu and not slow'
 
-test-gpu: setup ## Run the tests that need a CUDA device
+test-gpu: setup ## Run the tests that need a GPU
 	@$(RUN) -m pytest -m gpu -n 4
 
-torture: setup ## Interrupt 100 tiny runs at random, resume them, and compare every bit (up to an hour on two cores)
+torture: setup ## Interrupt 100 tiny runs, resume them, and compare every bit: up to an hour
 	@$(RUN) tests/torture.py
 
-bench: setup ## Time ours beside a baseline: on a GPU kernels and training steps, else the CPU forms
+bench: setup ## Time ours beside a baseline: kernels and training steps on a GPU, ops on a CPU
 	@$(RUN) -m lrnn.bench
 
-kernels: setup ## Compile every kernel for A100s to B200s on a CPU, and hold memory and registers against their limits
+kernels: setup ## Compile all kernels for A100 to B200 on a CPU, and check the memory that they need
 	@$(RUN) -m lrnn.bench.compile
 
 lint: setup ## Check style and types
@@ -80,7 +80,7 @@ lint: setup ## Check style and types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 
-format: setup ## Rewrite the code in the project's style
+format: setup ## Rewrite the code in this style
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
 

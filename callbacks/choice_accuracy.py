@@ -1,6 +1,5 @@
 """Accuracy among choices, by family and length, at the end of training."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.contract import members_of
 from lrnn.evaluate.choices import ChoiceTask, accuracy_record, score_choices
+from lrnn.evaluate.record import write_record
 
 
 class ChoiceAccuracy(L.Callback):
@@ -46,9 +46,7 @@ class ChoiceAccuracy(L.Callback):
         if not trainer.is_global_zero:
             return
         record = accuracy_record(questions, scores)
-        new = Path(trainer.default_root_dir, "choice_accuracy.json.new")
-        new.write_text(json.dumps(record, indent=1) + "\n")
-        new.replace(new.with_suffix(""))
+        write_record(Path(trainer.default_root_dir, "choice_accuracy.json"), record)
         if trainer.logger:
             values = {
                 f"choices/{family}/{length}": accuracy

@@ -23,7 +23,8 @@ class CompileTraining(L.Callback):
             enabled: Whether to compile with torch.compile.
             cuda_graphs: Whether to record the training step as a CUDA graph at the first batch, and at the first of
                 another length, and to replay it from then on. This is for models so small that launching their kernels
-                takes longer than running them. It needs one GPU and no gradient accumulation.
+                takes longer than running them. It needs one GPU and no gradient accumulation, and can't scale the loss
+                as the precision 16-mixed does.
         """
         self.enabled = enabled
         self.cuda_graphs = cuda_graphs
@@ -36,6 +37,11 @@ class CompileTraining(L.Callback):
             raise MisconfigurationException(
                 "compile.cuda_graphs: needs one device and trainer.accumulate_grad_batches 1, "
                 f"got {trainer.world_size} and {trainer.accumulate_grad_batches}"
+            )
+        if self.cuda_graphs and getattr(trainer.precision_plugin, "scaler", None) is not None:
+            raise MisconfigurationException(
+                "compile.cuda_graphs: must be false with trainer.precision 16-mixed, whose loss scale a recorded step "
+                "leaves out"
             )
         if self.enabled:
             torch._dynamo.config.optimize_ddp = False  # else it would split the blocks at DDP's buckets

@@ -1,6 +1,5 @@
 """Does a model that was trained on short sequences work on long ones?"""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from callbacks.contract import length_task, members_of
 from callbacks.dashboard.card import log_figure
 from callbacks.scorer import prefix_scorer, scorer
 from lrnn.evaluate.length_figure import length_figure, prefix_figure
+from lrnn.evaluate.record import write_record
 from lrnn.evaluate.scoring import PrefixScores, Scores, as_record
 
 
@@ -99,7 +99,8 @@ class LengthGeneralization(L.Callback):
         if trainer.is_global_zero:
             if trainer.logger:
                 trainer.logger.log_metrics({"length/test": record["scaled_accuracy"]}, trainer.global_step)
-            self._write(Path(trainer.default_root_dir, "length_generalization.json"))
+            # a run that has this file is finished
+            write_record(Path(trainer.default_root_dir, "length_generalization.json"), self.results)
 
     def _score_prefixes(self, trainer: L.Trainer, model: L.LightningModule, samples: int) -> dict[str, Any]:
         if self.prefix_length is None:
@@ -143,11 +144,6 @@ class LengthGeneralization(L.Callback):
     def _score_lengths(self, trainer: L.Trainer, model: L.LightningModule, lengths: Iterable[int]) -> dict[int, Scores]:
         score = scorer(trainer, model, self.segment)
         return {length: score(length, length, self.samples) for length in lengths}
-
-    def _write(self, path: Path) -> None:
-        new = path.with_suffix(".json.new")
-        new.write_text(json.dumps(self.results, indent=1) + "\n")
-        new.replace(path)  # a file of this name is whole, and its run is finished
 
     def _log(self, trainer: L.Trainer, curve: Mapping[int, float]) -> None:
         if not (trainer.is_global_zero and trainer.logger):

@@ -1,6 +1,5 @@
 """Does a language model that was trained on short rows use, or at least bear, a long context?"""
 
-import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from callbacks.contract import members_of
 from lrnn.evaluate.perplexity_figure import perplexity_figure
 from lrnn.evaluate.perplexity_scoring import score_perplexity
+from lrnn.evaluate.record import write_record
 
 
 @runtime_checkable
@@ -67,7 +67,7 @@ class PerplexityByLength(L.Callback):
         )
         self.results = {"step": trainer.global_step, **scores.as_record()}
         if trainer.is_global_zero:
-            self._write(Path(trainer.default_root_dir, "perplexity_by_length.json"))
+            write_record(Path(trainer.default_root_dir, "perplexity_by_length.json"), self.results)
             self._log(trainer, scores)
 
     def _sequences(self, trainer: L.Trainer) -> Tensor:
@@ -78,11 +78,6 @@ class PerplexityByLength(L.Callback):
                 f"data.FineWeb; {type(data).__name__} has none"
             )
         return data.validation_sequences(max(self.lengths), self.sequences)
-
-    def _write(self, path: Path) -> None:
-        new = path.with_suffix(".json.new")
-        new.write_text(json.dumps(self.results, indent=1) + "\n")
-        new.replace(path)
 
     def _log(self, trainer: L.Trainer, scores: Any) -> None:
         if not trainer.logger:

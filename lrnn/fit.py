@@ -21,6 +21,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import data
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
     CompileTraining,
@@ -62,6 +63,18 @@ UNFIT = (
     OSError,
 )
 
+DESCRIPTION = (
+    "Train one model on one task or on text. A YAML of conf/ sets the options, as in --config conf/parity.yaml, and "
+    "options of the command line override it."
+)
+TITLES = {  # of groups of options in --help
+    "trainer": "Lightning's Trainer",
+    "model": "Architecture. --model.help=lrnn.models.DeltaNet lists the options of a class",
+    "data": "Task or text. --data.help=data.Parity lists the options of a class",
+    "schedule": "Learning rate: a linear warm-up, then half a cosine down to a minimum",
+    "compile": "Compilation on a GPU. On a CPU nothing is compiled",
+}
+
 
 class FitCLI(LightningCLI):
     """LightningCLI without subcommands, and with a folder for each run."""
@@ -69,13 +82,20 @@ class FitCLI(LightningCLI):
     def __init__(self, args: Sequence[str] | None, extra_callbacks: Sequence[L.Callback] = ()):
         self.extra_callbacks = list(extra_callbacks)
         self.arguments = sys.argv[1:] if args is None else list(args)
+        for name in data.__all__:  # imports the class, so that --help lists it and --data=Parity finds it
+            getattr(data, name)
         super().__init__(
             LanguageModel,
             L.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            parser_kwargs={"parser_mode": "omegaconf", "exit_on_error": False, "prog": "python -m lrnn.fit"},
+            parser_kwargs={
+                "parser_mode": "omegaconf",
+                "exit_on_error": False,
+                "prog": "python -m lrnn.fit",
+                "description": DESCRIPTION,
+            },
             save_config_callback=SaveConfig,
             save_config_kwargs={"save_to_log_dir": False},
             run=False,
@@ -94,6 +114,9 @@ class FitCLI(LightningCLI):
         )
         parser.add_lightning_class_args(CosineWarmup, "schedule")
         parser.add_lightning_class_args(CompileTraining, "compile")
+        groups = parser.groups or {}
+        for key, title in TITLES.items():
+            groups[key].title = title
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 

@@ -1,4 +1,4 @@
-"""Continue texts: python -m lrnn.generate --checkpoint=runs/pretrain_smoke/checkpoints/last.ckpt --prompt="def "
+"""Continue texts: python -m lrnn.generate --checkpoint=runs/pretrain_smoke --prompt="def "
 
 A prompt is read in a few calls, then each token takes one `step`: the cost of a token does not depend on the past.
 """
@@ -16,14 +16,14 @@ import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
 from lrnn.evaluate.generation import encode_prompt, generate_texts
 from lrnn.models.decoding import Sampling, round_products
-from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.checkpoint import find_checkpoint, load_model
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.run_tokenizer import tokenizer_of_run
 
 
 def generate(
-    checkpoint: str = "runs/pretrain_smoke/checkpoints/last.ckpt",
+    checkpoint: str = "runs/pretrain_smoke",
     prompt: str = "def ",
     prompts: Sequence[str] | None = None,
     prompt_file: str | None = None,
@@ -42,7 +42,7 @@ def generate(
     """Print prompts and their continuations, up to a stop string or to the end of the document.
 
     Args:
-        checkpoint: Checkpoint of a language model that `python -m lrnn.fit` has trained.
+        checkpoint: Folder of a language model's run (its last checkpoint is read), or one of its checkpoints.
         prompt: Text to continue, the beginning of a document. It may be empty. Its continuation is printed as it grows.
         prompts: Texts to continue side by side, such as '["def f(", "class A:"]', in place of `prompt`.
         prompt_file: File of texts to continue, in place of `prompt`: JSON lines with strings or with objects that have
@@ -69,7 +69,10 @@ def generate(
         raise ConfigError(f"top_p: must lie in (0, 1], got {top_p}")
     if not 0 <= seed < 2**63:
         raise ConfigError(f"seed: must lie in [0, 2^63), got {seed}")
+    if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
+        raise ConfigError(f"out: must be a file in a folder that exists, got {out}")
     several = _several(prompts, prompt_file)
+    checkpoint = find_checkpoint(checkpoint)
     model = load_model(checkpoint)
     try:
         model = model.to(device)
@@ -100,9 +103,7 @@ def generate(
         for row, (text, continuation) in enumerate(zip(several, continuations, strict=True), 1):
             print(f"--- {row} of {len(several)}\n{text}{continuation}")
     if out is not None:
-        records = zip(several or [prompt], continuations, strict=True)
-        lines = (json.dumps({"prompt": text, "continuation": added}) + "\n" for text, added in records)
-        Path(out).write_text("".join(lines))
+        _write(Path(out), several or [prompt], continuations)
 
 
 def _several(prompts: Sequence[str] | None, file: str | None) -> list[str] | None:
@@ -119,7 +120,8 @@ def _several(prompts: Sequence[str] | None, file: str | None) -> list[str] | Non
 
 def _read_prompts(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        with file.open(encoding="utf-8") as opened:
+            lines = [line.rstrip("\n") for line in opened]  # splitlines would cut at other marks in a text as well
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"prompt_file: {file} can't be read ({error})") from error
     if file.suffix != ".jsonl":
@@ -135,6 +137,15 @@ def _read_prompts(file: Path) -> list[str]:
             raise ConfigError(f"prompt_file: line {number} of {file} must be a string or have one under the key prompt")
         prompts.append(text)
     return prompts
+
+
+def _write(out: Path, prompts: Sequence[str], continuations: Sequence[str]) -> None:
+    records = zip(prompts, continuations, strict=True)
+    lines = (json.dumps({"prompt": text, "continuation": added}) + "\n" for text, added in records)
+    try:
+        out.write_text("".join(lines))
+    except OSError as error:
+        raise ConfigError(f"out: {out} could not be written ({error.strerror or error})") from error
 
 
 def _autocast(device: str) -> partial[torch.autocast]:

@@ -71,6 +71,39 @@ def start_fit():
     server.communicate()
 
 
+@pytest.fixture
+def train_whole_and_cut(tmp_path):
+    """Train a run without a break, and one that is cut off after a step and resumed; both must end with the same bits.
+
+    `train_whole_and_cut(options, step)` gives the end of the first. The runs are in tmp_path/whole and tmp_path/cut.
+    """
+    import lightning as L
+
+    from lrnn.fit import fit
+
+    class CutOff(L.Callback):
+        def __init__(self, step):
+            self.step = step
+
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == self.step:
+                trainer.save_checkpoint(Path(trainer.log_dir, "checkpoints/last.ckpt"))
+                raise KeyboardInterrupt
+
+    def train(options, step):
+        whole = fit([*options, f"--run_dir={tmp_path}/whole"])
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit([*options, f"--run_dir={tmp_path}/cut"], [CutOff(step)])
+        fit([*options, f"--run_dir={tmp_path}/cut", "--resume=true"])
+        ends = [torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("whole", "cut")]
+        assert ends[0]["global_step"] == ends[1]["global_step"] > step
+        for name, weight in ends[0]["state_dict"].items():
+            assert torch.equal(weight, ends[1]["state_dict"][name]), name
+        return whole
+
+    return train
+
+
 @pytest.fixture(scope="session")
 def write_shards():
     """Write (folder, train=[[document, ...], ...], validation=..., vocab_size) as shards; documents end in EOS, 2."""

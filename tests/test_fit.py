@@ -12,6 +12,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from lightning.pytorch.plugins import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lrnn.fit import FitCLI, fit
@@ -56,6 +57,13 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         assert logits.shape[-1] == cli.datamodule.vocab_size
 
 
+def test_no_run_lies_in_the_folder_of_another_run_or_of_a_sweep():
+    configs = [yaml.safe_load(path.read_text()) for path in ROOT.glob("conf/**/*.yaml")]
+    folders = [Path(config["run_dir"]) for config in configs if "run_dir" in config]
+    assert len(folders) > 20
+    assert not [(inner, outer) for inner in folders for outer in folders if outer in inner.parents]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -65,6 +73,8 @@ def test_every_configuration_builds(config, random_shards, tmp_path):
         ([*TINY, "--data.train_lengths=[0,40]"], "train_lengths: must be [shortest, longest] with 2 <= shortest"),
         ([*TINY, "--model.colour=red"], "model.colour: lrnn.models.DeltaNet has no such option"),
         ([*TINY, "--colour=red"], "colour"),
+        ([*TINY, "--data=data.Paritty"], "module 'data' has no attribute 'Paritty'; did you mean data.Parity?"),
+        (["conf/parity.yaml"], "a file of options is given by --config"),
         (
             ["--config=conf/sweeps/table3.yaml"],
             "config: conf/sweeps/table3.yaml configures a sweep; use python -m lrnn.sweep --config conf/sweeps/",
@@ -185,14 +195,21 @@ def test_accumulated_steps_equal_one_large_batch(tmp_path):
     torch.testing.assert_close(ends[1], ends[2], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+class Float16(MixedPrecision):
+    """Lightning's float16 precision, which it replaces by bfloat16 on a CPU unless it is given as a plugin."""
+
+    def __init__(self):
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=64.0))
+
+
+@pytest.mark.parametrize("precision", ["precision=32-true", "precision=bf16-mixed", f"plugins={__name__}.Float16"])
 def test_gradients_are_clipped(precision, tmp_path):
     class Norms(L.Callback):
         def on_train_batch_end(self, trainer, module, *_):
             norms.append(torch.stack([p.grad.norm() for p in module.parameters()]).norm().item())
 
     norms = []
-    options = [*TINY, "--trainer.max_steps=3", f"--run_dir={tmp_path}/run", f"--trainer.precision={precision}"]
+    options = [*TINY, "--trainer.max_steps=3", f"--run_dir={tmp_path}/run", f"--trainer.{precision}"]
     fit([*options, "--trainer.gradient_clip_val=0.01"], [Norms()])
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)
 

@@ -41,8 +41,9 @@ def test_the_command_prints_the_prompt_and_a_continuation(tmp_path, capsys):
 
 def test_several_prompts_from_the_command_line_and_from_files(tmp_path, capsys):
     checkpoint = save(DeltaNet(width=16, vocab_size=32000, init_std=0.3), tmp_path / "last.ckpt")
-    prompts = ["def f(x):", "a", "the \N{GREEK SMALL LETTER LAMDA} of  it "]
-    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    prompts = ["def f(x):", "a", "the \N{GREEK SMALL LETTER LAMDA} of  it\N{LINE SEPARATOR} "]
+    lines = (json.dumps({"prompt": prompt}, ensure_ascii=False) + "\n" for prompt in prompts)
+    (tmp_path / "prompts.jsonl").write_text("".join(lines))
     (tmp_path / "prompts.txt").write_text("".join(prompt + "\n" for prompt in prompts))
     outs = []
     for options in (
@@ -194,6 +195,7 @@ def test_bad_input_is_named(tmp_path):
         ({"prompts": ["a"], "prompt_file": "b"}, "prompt_file: must be absent where prompts are given"),
         ({"prompt_file": "nowhere.txt"}, r"prompt_file: nowhere\.txt can't be read"),
         ({"seed": -1}, r"seed: must lie in \[0, 2\^63\), got -1"),
+        ({"out": "nowhere/out.jsonl"}, "out: must be a file in a folder that exists, got nowhere/out.jsonl"),
         ({"device": "abacus"}, "device: must be cpu or cuda, if there is one, got abacus"),
         ({"prompt": "\udcff"}, "prompt: is not UTF-8"),
     ):

@@ -16,6 +16,7 @@ LEAVES = (
     "metrics",
     "perplexity_figure",
     "perplexity_scoring",
+    "record",
     "scoring",
 )  # of lrnn.evaluate
 # files -> (what they may not import, exceptions to that)

@@ -3,9 +3,7 @@
 import re
 from pathlib import Path
 
-import lightning as L
 import pytest
-import torch
 
 from lrnn.evaluate.lengths import evaluate_lengths
 from lrnn.export.__main__ import export
@@ -50,24 +48,11 @@ def own(tmp_path, monkeypatch):
     return tmp_path
 
 
-class CutOff(L.Callback):
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 3:
-            trainer.save_checkpoint(Path(trainer.log_dir, "checkpoints/last.ckpt"))
-            raise KeyboardInterrupt
-
-
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
-def test_own_classes_train_resume_and_are_evaluated(own):
+def test_own_classes_train_resume_and_are_evaluated(own, train_whole_and_cut):
     options = [*TINY, f"--config={own}/cumulative_mean.yaml", f"--config={own}/majority.yaml"]
-    whole = fit([*options, f"--run_dir={own}/whole"])
+    whole = train_whole_and_cut(options, step=3)
     assert type(whole.model).__name__ == "CumulativeMean" and type(whole.datamodule).__name__ == "Majority"
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit([*options, f"--run_dir={own}/cut"], [CutOff()])
-    fit([*options, f"--run_dir={own}/cut", "--resume=true"])
-    ends = [load_model(f"{own}/{name}/checkpoints/last.ckpt").state_dict() for name in ("whole", "cut")]
-    assert all(torch.equal(weight, ends[1][name]) for name, weight in ends[0].items())
-
     evaluate_lengths(f"{own}/whole/checkpoints/last.ckpt", lengths=[40, 100], samples=8, out=f"{own}/scores")
     assert '"100"' in (own / "scores/lengths.json").read_text()
 

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint: python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt"""
+"""Evaluate a checkpoint: python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity"""
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.evaluate.depth import evaluate_depth

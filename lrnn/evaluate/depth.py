@@ -6,7 +6,6 @@ An expression in brackets takes a stack, which no finite automaton has: what mus
 The length alone does not show where a model fails, because long expressions are deep too. Here both are told apart.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -17,12 +16,14 @@ from rich.console import Console
 from torch import Tensor
 
 from lrnn.evaluate.contract import LengthTask
-from lrnn.evaluate.lengths import _check_at_least, _check_lengths, _check_vocabulary, _task
+from lrnn.evaluate.record import write_record
 from lrnn.evaluate.scoring import right_sequences
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
+from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
 from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.tabular import markdown
 
 LENGTHS = (20, 40, 64, 96, 128, 160, 192, 224, 256)
 FEW = 20  # sequences; a cell with fewer is left empty
@@ -60,16 +61,16 @@ def evaluate_depth(
         precision: Precision of the model's arithmetic; that of the run when absent.
         out: Folder for the scores, depth.json and depth.md, and their figure, depth.png; run_dir/depth when absent.
     """
-    _check_at_least(1, samples=samples, bin_size=bin_size)
+    check_at_least(1, samples=samples, bin_size=bin_size)
     if not lengths:
         raise ConfigError("lengths: must name at least one")
     checkpoint = checkpoint or str(Path(run_dir, "checkpoints/last.ckpt"))
     model, config = load_model(checkpoint), run_config(checkpoint)
-    task = _task(None, {} if evaluation_seed is None else {"evaluation_seed": evaluation_seed}, config.get("data"))
+    task = load_task(None, {} if evaluation_seed is None else {"evaluation_seed": evaluation_seed}, config.get("data"))
     if not isinstance(task, NestedTask):
         raise ConfigError(f"run_dir: the run's task, {import_path(type(task))}, has no depth of brackets")
-    _check_vocabulary(model, task)
-    _check_lengths(task, [(length, length) for length in lengths])
+    check_vocabulary(model, task)
+    check_lengths(task, [(length, length) for length in lengths])
     place = choose_device(device)
     model.to(place)
     context = precision_context(precision or config.get("trainer", {}).get("precision") or "32-true", place)
@@ -116,19 +117,16 @@ def _lines(record: dict[str, Any]) -> list[str]:
     """The table, in Markdown: a row a length, a column a bin of depths."""
     scores, size = record["scaled_accuracy"], record["bin_size"]
     starts = sorted({start for bins in scores.values() for start in bins})
-    names = [f"{start}" if size == 1 else f"{start}-{start + size - 1}" for start in starts]
-    lines = [f"| length | {' | '.join(f'depth {name}' for name in names)} |", f"| --- |{' --- |' * len(names)}"]
-    for length, bins in scores.items():
-        texts = [f"{bins[start]:.3f}" if start in bins else "-" for start in starts]
-        lines.append(f"| {length:,} | {' | '.join(texts)} |")
-    return lines
+    names = [f"depth {start}" if size == 1 else f"depth {start}-{start + size - 1}" for start in starts]
+    rows = [
+        (f"{length:,}", *(f"{bins[start]:.3f}" if start in bins else "-" for start in starts))
+        for length, bins in scores.items()
+    ]
+    return markdown(("length", *names), rows)
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / "depth.json.new"
-    new.write_text(json.dumps(record, indent=1) + "\n")
-    new.replace(folder / "depth.json")
+    write_record(folder / "depth.json", record)
     explanation = (
         f"Scaled accuracy of {record['model']} on {record['task']}, trained on lengths up to "
         f"{record['trained_length']}, by depth of brackets and length; {record['samples']:,} sequences of each length. "

@@ -42,7 +42,7 @@ def generate_texts(
         batch_size: Number of prompts that are decoded together.
         on_text: Function that is called with the number of a prompt and the text that was added to it, as soon as
             no stop string can begin in that text.
-        precision: Makes the context in which the model is called (lrnn/models/decoding.py).
+        precision: Makes the context in which the model is called (lrnn/models/decoding).
 
     Raises:
         ConfigError: if a prompt is not UTF-8, a stop string is empty, or a logit is not a finite number.

@@ -5,18 +5,25 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
+SEEDS = "thin: one seed, thick: median"
 
-def length_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_trained: int) -> Figure:
+
+def length_figure(
+    curves: Mapping[str, Sequence[Mapping[int, float]]], longest_trained: int, measure: str = "scaled accuracy"
+) -> Figure:
     """Draw one colour for each name: a thin line for each of its runs and a thick line for their median.
 
     Args:
-        curves: for each name its runs, each run as {length: scaled accuracy}, all with the same lengths.
+        curves: for each name its runs, each run as {length: accuracy}, all with the same lengths.
         longest_trained: longest training sequence; lengths up to it are shaded.
+        measure: name of the accuracy. A scaled accuracy may be negative.
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.axvspan(0, longest_trained, color="0.92", zorder=0, label=f"trained on (up to {longest_trained})")
     axes.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
+    if any(len(runs) > 1 for runs in curves.values()):
+        axes.plot([], [], color="0.5", linewidth=0.7, label=SEEDS)
     for i, (name, runs) in enumerate(curves.items()):
         lengths = sorted(runs[0])
         for run in runs:
@@ -27,7 +34,8 @@ def length_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_t
     ticks = sorted({n for runs in curves.values() for n in runs[0] if n & (n - 1) == 0} | {longest_trained})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
-    axes.set(xlabel="sequence length", ylabel="scaled accuracy", ylim=(-0.3, 1.05), xlim=(longest_trained * 0.8, None))
+    least = -0.3 if measure == "scaled accuracy" else -0.03
+    axes.set(xlabel="sequence length", ylabel=measure, ylim=(least, 1.05), xlim=(longest_trained * 0.8, None))
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -42,6 +50,8 @@ def prefix_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_t
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.axvspan(0, longest_trained, color="0.92", zorder=0, label=f"trained on (up to {longest_trained:g})")
+    if any(len(runs) > 1 for runs in curves.values()):
+        axes.plot([], [], color="0.5", linewidth=0.7, label=SEEDS)
     for i, (name, runs) in enumerate(curves.items()):
         positions = sorted(set.intersection(*(set(run) for run in runs)))
         for run in runs if len(runs) > 1 else ():

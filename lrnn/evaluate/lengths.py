@@ -1,34 +1,31 @@
 """Score a checkpoint on a task at any lengths, without training.
 
-python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt --lengths=[64,1024,65536]
-python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity/checkpoints/last.ckpt --task=data.EvenPairs
+python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity --lengths=[64,1024,16384]
+python -m lrnn.evaluate lengths --checkpoint=runs/fit/parity --task=data.EvenPairs
 """
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 from rich.console import Console
 from rich.table import Table
 
-from lrnn.evaluate.contract import LengthTask, missing_members
+from lrnn.evaluate.contract import LengthTask
 from lrnn.evaluate.length_figure import length_figure, prefix_figure
+from lrnn.evaluate.record import write_record
 from lrnn.evaluate.scoring import PrefixScores, Scores, as_record, score, score_prefixes
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
-from lrnn.models import LanguageModel
+from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
 from lrnn.models.class_path import import_path
-from lrnn.runtime.checkpoint import load_model
-from lrnn.runtime.errors import ConfigError
-from lrnn.runtime.instantiate import instantiate
+from lrnn.runtime.checkpoint import find_checkpoint, load_model
 
 LENGTHS = (40, 64, 96, 128, 160, 192, 224, 256, 512, 1024, 4096, 16384)
 
 
 def evaluate_lengths(
-    checkpoint: str = "runs/fit/parity/checkpoints/last.ckpt",
+    checkpoint: str = "runs/fit/parity",
     task: str | None = None,
     task_options: dict[str, Any] | None = None,
     lengths: Sequence[int] = LENGTHS,
@@ -45,7 +42,7 @@ def evaluate_lengths(
     """Print the accuracy of a model on a test set and at each of many lengths, per label and per sequence.
 
     Args:
-        checkpoint: Checkpoint of `python -m lrnn.fit`.
+        checkpoint: Folder of a run of `python -m lrnn.fit` (its last checkpoint is read), or one of its checkpoints.
         task: Import path of the data module to score on; that of the run when absent.
         task_options: Options of that data module, such as --task_options.supervision=last. The others are as in the
             run if it is the run's own data module, and have their defaults if it is another.
@@ -62,14 +59,15 @@ def evaluate_lengths(
         precision: Precision of the model's arithmetic; that of the run when absent.
         out: Folder for the scores, lengths.json, and their figure, lengths.png; nothing is written when absent.
     """
-    _check_at_least(1, samples=samples, segment=segment, test_samples=test_samples, prefix_length=prefix_length)
+    check_at_least(1, samples=samples, segment=segment, test_samples=test_samples, prefix_length=prefix_length)
+    checkpoint = find_checkpoint(checkpoint)
     model, config = load_model(checkpoint), run_config(checkpoint)
     options = {**(task_options or {}), **({} if evaluation_seed is None else {"evaluation_seed": evaluation_seed})}
-    data = _task(task, options, config.get("data"))
-    _check_vocabulary(model, data)
+    data = load_task(task, options, config.get("data"))
+    check_vocabulary(model, data)
     test_lengths, test_samples = test_lengths or data.test_lengths, test_samples or data.test_samples
     spans = [test_lengths, *((length, length) for length in (*lengths, *([prefix_length] if prefix_length else [])))]
-    _check_lengths(data, spans)
+    check_lengths(data, spans)
     place = choose_device(device)
     model.to(place)
     context = precision_context(precision or config.get("trainer", {}).get("precision") or "32-true", place)
@@ -97,42 +95,6 @@ def evaluate_lengths(
     return record
 
 
-def _check_at_least(least: int, **options: int | None) -> None:
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise ConfigError(f"{name}: must be at least {least}, got {value}")
-
-
-def _task(class_path: str | None, options: dict[str, Any], of_run: dict[str, Any] | None) -> LengthTask:
-    if of_run is None and class_path is None:
-        raise ConfigError(
-            "task: the checkpoint's run has no config.yaml to name one; set it, such as --task=data.Parity"
-        )
-    if of_run is not None and class_path in (None, of_run["class_path"]):
-        class_path, options = of_run["class_path"], {**of_run.get("init_args", {}), **options}
-    task = instantiate("task", L.LightningDataModule, str(class_path), options)
-    if not isinstance(task, LengthTask):
-        missing = ", ".join(missing_members(task, LengthTask))
-        raise ConfigError(f"task: {import_path(type(task))} can't be scored by length, it has no {missing}")
-    return task
-
-
-def _check_lengths(task: LengthTask, spans: Sequence[tuple[int, int]]) -> None:
-    for shortest, longest in spans:
-        if shortest > longest:
-            raise ConfigError(f"test_lengths: must be [shortest, longest], got {[shortest, longest]}")
-        try:
-            next(iter(task.evaluation_batches(shortest, longest, 1)))
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
-
-
-def _check_vocabulary(model: LanguageModel, task: LengthTask) -> None:
-    size = model.backbone.head.out_features
-    if task.vocab_size > size:
-        raise ConfigError(f"task: {import_path(type(task))} has {task.vocab_size} tokens, the model {size}")
-
-
 def _longest_trained(config: dict[str, Any], task: LengthTask) -> int:
     """The longest sequence that the run was trained on; the task's own where the run does not say."""
     return config.get("data", {}).get("init_args", {}).get("train_lengths", task.train_lengths)[1]
@@ -156,10 +118,7 @@ def _print_prefixes(prefixes: PrefixScores) -> None:
 
 
 def _write(folder: Path, record: dict[str, Any], longest_trained: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / "lengths.json.new"
-    new.write_text(json.dumps(record, indent=1) + "\n")
-    new.replace(folder / "lengths.json")
+    write_record(folder / "lengths.json", record)
     if record["scaled_accuracy_at"]:
         model, task = (record[key].rpartition(".")[2] for key in ("model", "task"))
         figure = length_figure({f"{model} on {task}": [record["scaled_accuracy_at"]]}, longest_trained)

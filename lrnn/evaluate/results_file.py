@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lrnn.evaluate.record import write_record
 from lrnn.runtime.errors import ConfigError
 
 
@@ -37,11 +38,8 @@ class ResultsFile:
             ConfigError: if the file can't be written.
         """
         self.record["results"][name] = result
-        new = self.path.with_suffix(".json.new")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new.write_text(json.dumps(self.record, indent=1) + "\n")
-            new.replace(self.path)
+            write_record(self.path, self.record)
         except OSError as error:
             raise ConfigError(f"out: {self.path} could not be written ({error.strerror or error})") from error
 

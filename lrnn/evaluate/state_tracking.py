@@ -1,6 +1,6 @@
 """State tracking in text, by family and length; and the same as tasks of lm-evaluation-harness.
 
-python -m lrnn.evaluate state_tracking --checkpoint=runs/state_tracking_text/checkpoints/last.ckpt
+python -m lrnn.evaluate state_tracking --checkpoint=runs/state_tracking_text
 python -m lrnn.evaluate state_tracking --write=tasks/state_tracking
 lm_eval --model hf --model_args pretrained=gpt2 --include_path tasks/state_tracking --tasks state_tracking
 """
@@ -18,9 +18,10 @@ from data.state_tracking.documents import Document, make_document
 from data.state_tracking.rows import check_families, encode_question
 from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
 from lrnn.evaluate.choices import accuracy_record, score_choices
+from lrnn.evaluate.record import write_record, write_whole
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
 from lrnn.models.class_path import import_path
-from lrnn.runtime.checkpoint import load_model
+from lrnn.runtime.checkpoint import find_checkpoint, load_model
 from lrnn.runtime.errors import ConfigError
 
 LENGTHS = (2, 4, 8, 16, 32, 64, 128)
@@ -43,7 +44,7 @@ def evaluate_state_tracking(
     """Print how often the right choice is the likeliest, by family and length, beside the level of chance.
 
     Args:
-        checkpoint: Checkpoint of a language model, trained by `python -m lrnn.fit`.
+        checkpoint: Folder of a language model's run (its last checkpoint is read), or one of its checkpoints.
         families: Families of documents, of variables, counters, recall, repl, negations and boards; all when absent.
         lengths: Numbers of operations in a document.
         samples: Number of documents of each family and length.
@@ -80,6 +81,7 @@ def evaluate_state_tracking(
         write_tasks(Path(write), documents)
     if checkpoint is None:
         return None
+    checkpoint = find_checkpoint(checkpoint)
     model, config = load_model(checkpoint), run_config(checkpoint)
     of_run = config.get("data", {}).get("init_args", {}).get("tokenizer")
     tokenizer = tokenizer or of_run or DEFAULT_TOKENIZER
@@ -99,7 +101,7 @@ def evaluate_state_tracking(
     }
     _print_table(record, lengths)
     if out is not None:
-        _write_whole(Path(out), "state_tracking.json", json.dumps(record, indent=1) + "\n")
+        write_record(Path(out, "state_tracking.json"), record)
         print(f"written to {out}: state_tracking.json")
     return record
 
@@ -123,13 +125,13 @@ def write_tasks(folder: Path, documents: Sequence[Document]) -> None:
     for document in documents:
         family = f"{GROUP}_{document.family}"
         parts.setdefault(family, {}).setdefault(f"{family}_{document.length}", []).append(document)
-    _write_whole(folder, f"{GROUP}.yaml", _yaml(_group(GROUP, [*parts])))
+    write_whole(folder / f"{GROUP}.yaml", _yaml(_group(GROUP, [*parts])))
     for family, tasks in parts.items():
-        _write_whole(folder, f"{family}.yaml", _yaml(_group(family, [*tasks])))
+        write_whole(folder / f"{family}.yaml", _yaml(_group(family, [*tasks])))
         for name, its_documents in tasks.items():
             file = folder / f"{name}.jsonl"
-            _write_whole(folder, file.name, "".join(json.dumps(_record(one)) + "\n" for one in its_documents))
-            _write_whole(folder, f"{name}.yaml", _yaml(_task(name, file, its_documents)))
+            write_whole(file, "".join(json.dumps(_record(one)) + "\n" for one in its_documents))
+            write_whole(folder / f"{name}.yaml", _yaml(_task(name, file, its_documents)))
     print(f"written to {folder}: {len(documents)} documents, {sum(map(len, parts.values()))} tasks. To score a model:")
     print(f"lm_eval --model hf --model_args pretrained=... --include_path {folder} --tasks {GROUP}")
 
@@ -162,10 +164,3 @@ def _task(name: str, file: Path, documents: Sequence[Document]) -> dict[str, Any
 
 def _yaml(content: dict[str, Any]) -> str:
     return yaml.safe_dump(content, sort_keys=False)
-
-
-def _write_whole(folder: Path, name: str, text: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / f"{name}.new"
-    new.write_text(text)
-    new.replace(folder / name)

@@ -1,32 +1,31 @@
 """Measure how exactly a trained model keeps the states that its task distinguishes.
 
-python -m lrnn.evaluate states --run_dir=runs/groups/s3 --lengths=[32,512,16384]
+python -m lrnn.evaluate states --run_dir=runs/fit/s3 --lengths=[32,512,16384]
+python -m lrnn.evaluate states --run_dir=[runs/a,runs/b] --out=runs/states
 """
 
 import copy
-import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import yaml
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from lrnn.evaluate.contract import LengthTask
-from lrnn.evaluate.lengths import _check_at_least, _check_lengths, _check_vocabulary, _task
 from lrnn.evaluate.metrics import IGNORE
+from lrnn.evaluate.record import write_record
 from lrnn.evaluate.reflections import Head, by_token, has_reflections, reflections_of, summarize
 from lrnn.evaluate.setting import choose_device, precision_context
 from lrnn.evaluate.spread import Means, drift, growth_exponent, reference_means, spread_and_separation
+from lrnn.evaluate.states_report import StatesAtLength, print_states, states_figure
+from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
 from lrnn.models import AttentionMixer, LanguageModel
 from lrnn.models.class_path import import_path
 from lrnn.models.token_matrices import MatrixProductMixer
@@ -38,30 +37,8 @@ LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
 ROWS = 512  # sequences read at once
 
 
-@dataclass(frozen=True)
-class StatesAtLength:
-    """States after sequences of one length; all distances are divided by M at the training length."""
-
-    length: int
-    right: float
-    """Share of the last labels that are right."""
-
-    drift: float
-    """Root mean square distance from the label's mean state at the training length, along the directions in which the
-    mean states differ."""
-
-    drift_across: float
-    """The same across these directions, where no label can be mistaken for another."""
-
-    spread: float
-    """R: root mean square distance from the mean state that the label has at this length."""
-
-    separation: float
-    """M: distance of the labels' mean states from their mean at this length."""
-
-
 def evaluate_states(
-    run_dir: str,
+    run_dir: list[str] | str,
     checkpoint: str | None = None,
     lengths: Sequence[int] = LENGTHS,
     samples: int = 256,
@@ -77,7 +54,8 @@ def evaluate_states(
     for any recurrent model. The second is for layers of DeltaNet and DeltaProduct, as learned, in 64 bits.
 
     Args:
-        run_dir: Folder of a run of `python -m lrnn.fit` on a task whose last label determines the state.
+        run_dir: Folder of a run of `python -m lrnn.fit` on a task whose last label determines the state; a list
+            compares several.
         checkpoint: Checkpoint of that run; its last one when absent.
         lengths: Lengths of the sequences.
         samples: Number of sequences of each length. Spread and separation need two with the same label.
@@ -87,39 +65,78 @@ def evaluate_states(
             (64-true), states drift because they were not learned exactly.
         segment: Tokens of a sequence read in one call of the model, with the state carried on to the next.
         device: Device of the model; auto takes a GPU if there is one.
-        out: Folder for the numbers, states.json, and their figure, states.png; run_dir/states when absent.
+        out: Folder for the numbers of each run, states.json, and their figure, states.png; run_dir/states when absent.
+            Several runs need it.
+
+    Returns:
+        The numbers of each run, by its name: the part of its path in which it differs from the others.
     """
-    _check_at_least(1, samples=samples, samples_per_label=samples_per_label, segment=segment)
-    path = Path(run_dir, "config.yaml")
-    if not path.is_file():
-        raise ConfigError(f"run_dir: {run_dir} is not the folder of a run: it has no config.yaml")
-    checkpoint = checkpoint or str(Path(run_dir, "checkpoints/last.ckpt"))
-    model, data, place = load_model(checkpoint), _task_of(path), choose_device(device)
-    _check_recurrent(model)
-    _check_vocabulary(model, data)
-    trained = data.train_lengths[1]
-    _check_lengths(data, [(length, length) for length in (trained, *lengths)])
+    check_at_least(1, samples=samples, samples_per_label=samples_per_label, segment=segment)
     if not lengths or not precisions:
         raise ConfigError("lengths, precisions: must name at least one each")
-    read = partial(_read, task=data, segment=segment, device=place)
-    enough = max(samples, samples_per_label * round(1 / (data.chance or 1)))
+    run_dirs = [run_dir] if isinstance(run_dir, str) else list(run_dir)
+    if len(run_dirs) != 1 and (checkpoint or not out):
+        raise ConfigError("run_dir: must be one folder, unless --out is set and --checkpoint is not")
+    place, folder_of_results = choose_device(device), Path(out or Path(run_dirs[0], "states"))
+    records = {}
+    for name, folder in zip(_names(run_dirs), run_dirs, strict=True):
+        path = Path(folder, "config.yaml")
+        if not path.is_file():
+            raise ConfigError(f"run_dir: {folder} is not the folder of a run: it has no config.yaml")
+        file = checkpoint or str(Path(folder, "checkpoints/last.ckpt"))
+        model, data = load_model(file), _task_of(path)
+        if len(run_dirs) > 1:
+            print(name)
+        measured = _measure_model(model, data, lengths, samples, samples_per_label, precisions, segment, place)
+        records[name] = {"checkpoint": file, **measured}
+        write_record(folder_of_results / "states.json", records)  # after each run, since the next one may fail
+        states_figure(records).savefig(folder_of_results / "states.png", dpi=150)
+    print(f"written to {folder_of_results}: states.json, states.png")
+    return records
+
+
+def _names(run_dirs: Sequence[str]) -> list[str]:
+    """Return the parts of the paths in which the folders differ; the name of the folder if there is one."""
+    paths = [os.path.abspath(folder) for folder in run_dirs]
+    if len({*paths}) < len(paths) or not paths:
+        raise ConfigError(f"run_dir: must name different folders, at least one, got {list(run_dirs)}")
+    common = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0])
+    return [os.path.relpath(path, common) for path in paths]
+
+
+def _measure_model(
+    model: LanguageModel,
+    task: LengthTask,
+    lengths: Sequence[int],
+    samples: int,
+    samples_per_label: int,
+    precisions: Sequence[Precision],
+    segment: int,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Measure a model, print the tables of it, and return the numbers."""
+    _check_recurrent(model)
+    check_vocabulary(model, task)
+    trained = task.train_lengths[1]
+    check_lengths(task, [(length, length) for length in (trained, *lengths)])
+    read = partial(_read, task=task, segment=segment, device=device)
+    enough = max(samples, samples_per_label * round(1 / (task.chance or 1)))
     curves: dict[str, list[StatesAtLength]] = {}
     for precision in precisions:
-        ready, context = _in_precision(model.to(place), precision, place)
+        ready, context = _in_precision(model.to(device), precision, device)
         states, labels, _ = read(ready, trained, enough, precision=context, validation=True)
         means = reference_means(states, labels)
         curves[precision] = [_measure(read(ready, n, samples, precision=context), n, means) for n in lengths]
         if precision == precisions[0]:
             of_labels = means
     heads, tokens = (
-        _reflections(model.double(), data, trained, place, of_labels) if has_reflections(model) else ([], {})
+        _reflections(model.double(), task, trained, device, of_labels) if has_reflections(model) else ([], {})
     )
     exponents = {name: _exponent(curve, trained) for name, curve in curves.items()}
-    _print(curves, exponents, heads)
-    record = {
-        "checkpoint": checkpoint,
+    print_states(curves, exponents, heads)
+    return {
         "model": import_path(type(model)),
-        "task": import_path(type(data)),
+        "task": import_path(type(task)),
         "trained_length": trained,
         "samples": samples,
         "reference_samples": enough,
@@ -129,12 +146,10 @@ def evaluate_states(
         "heads": [asdict(head) for head in heads],
         "tokens": tokens,
     }
-    _write(Path(out or Path(run_dir, "states")), record)
-    return record
 
 
 def _task_of(config: Path) -> LengthTask:
-    return _task(None, {}, yaml.safe_load(config.read_text()).get("data"))
+    return load_task(None, {}, yaml.safe_load(config.read_text()).get("data"))
 
 
 def _check_recurrent(model: LanguageModel) -> None:
@@ -242,84 +257,3 @@ def _split(model: LanguageModel, states: Tensor) -> Iterator[Tensor]:
     with torch.no_grad():
         _, state = model(torch.zeros(1, 1, dtype=torch.long, device=states.device))
     yield from states.split([x.shape[1] for x in recurrent_states(model, state)], 1)
-
-
-def _print(curves: dict[str, list[StatesAtLength]], exponents: dict[str, float | None], heads: Sequence[Head]) -> None:
-    console = Console(width=max(Console().width, 110))
-    for precision, curve in curves.items():
-        grows = exponents[precision]
-        title = precision if grows is None else f"{precision}: drift grows as length^{grows:.2f}"
-        table = Table("length", "labels right", "drift", "across", "spread R", "separation M", "R / M", title=title)
-        for one in curve:
-            ratio = one.spread / one.separation if one.separation else None
-            values = (one.drift, one.drift_across, one.spread, one.separation, ratio)
-            table.add_row(f"{one.length:,}", f"{one.right:.3f}", *map(_short, values))
-        console.print(table)
-    console.print(
-        "Distances are in units of the labels' separation at the training length. drift: from the label's mean state "
-        "there, along the directions in which these differ, and across them."
-    )
-    if not heads:
-        return
-    largest = heads[0].largest
-    table = Table(
-        *("head", "share", "directions", "1 - s", "worst", "beta ~ 0", "by", f"~ {largest:g}", "by"),
-        *("|cos| ~ 0", "|cos|"),
-    )
-    for head in heads:
-        table.add_row(
-            f"{head.block}.{head.head}",
-            f"{head.share:.3f}",
-            str(head.directions),
-            *map(_short, (head.contraction, head.worst)),
-            *(f"{head.near_0:.2f}", _short(head.from_0), f"{head.near_largest:.2f}", _short(head.from_largest)),
-            *("-" if value is None else f"{value:.2f}" for value in (head.orthogonal, head.cosine)),
-        )
-    console.print(table)
-    console.print(
-        "share: of the labels' separation. s: singular values of the transitions in the directions that hold the label."
-    )
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1e}"
-
-
-def _write(folder: Path, record: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    new = folder / "states.json.new"
-    new.write_text(json.dumps(record, indent=1) + "\n")
-    new.replace(folder / "states.json")
-    name = record["model"].rpartition(".")[2]
-    states_figure({name: record}).savefig(folder / "states.png", dpi=150)
-    print(f"written to {folder}: states.json, states.png")
-
-
-def states_figure(records: dict[str, dict[str, Any]]) -> Figure:
-    """Draw the drift, and the ratio R / M of spread and separation, against the length.
-
-    Args:
-        records: what `evaluate_states` returned, by the name of the model. Several models have a colour each, and a
-            style for each precision; the curves of one model have a colour for each precision.
-    """
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    axes = figure.subplots(1, 2)
-    styles = {"64-true": ":", "32-true": "-", "bf16-mixed": "--"}
-    for i, (name, record) in enumerate(records.items()):
-        for j, (precision, curve) in enumerate(record["curves"].items()):
-            look = {"color": f"C{i if len(records) > 1 else j}", "marker": ".", "label": f"{name}, {precision}"}
-            lengths = [one["length"] for one in curve]
-            ratios = [one["spread"] / one["separation"] if one["separation"] else float("nan") for one in curve]
-            axes[0].plot(lengths, np.array([one["drift"] for one in curve]), styles[precision], **look)
-            axes[1].plot(lengths, np.array(ratios), styles[precision], **look)
-    trained = max(record["trained_length"] for record in records.values())
-    ticks = sorted({one["length"] for record in records.values() for c in record["curves"].values() for one in c})
-    for one_axes, label in zip(axes, ("drift / separation of the labels", "spread R / separation M"), strict=True):
-        one_axes.axvspan(0, trained, color="0.92", zorder=0, label=f"trained on (up to {trained})")
-        one_axes.set_xscale("log", base=2)
-        if any((line.get_ydata() > 0).any() for line in one_axes.lines):  # else an exact model has nothing to draw
-            one_axes.set_yscale("log")
-        one_axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
-        one_axes.set(xlabel="sequence length", ylabel=label)
-    axes[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    return figure

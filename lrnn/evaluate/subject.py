@@ -8,7 +8,7 @@ from data.text.tokenizer import DEFAULT_TOKENIZER, Tokenizer, load_tokenizer
 from lrnn.evaluate.setting import run_config
 from lrnn.export.load import is_exported, load_exported
 from lrnn.models import LanguageModel
-from lrnn.runtime.checkpoint import load_model, read_metadata
+from lrnn.runtime.checkpoint import find_checkpoint, load_model, read_metadata
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.run_tokenizer import tokenizer_of_run
 
@@ -67,7 +67,7 @@ def load_subject(checkpoint: str, tokenizer: str | None = None) -> Subject:
         if not tokenizer and not (path / "tokenizer.json").is_file():
             raise ConfigError(f"tokenizer: {checkpoint} holds none; name it, such as --tokenizer={DEFAULT_TOKENIZER}")
     else:
-        path = path / "checkpoints/last.ckpt" if (path / "checkpoints").is_dir() else path
+        path = Path(find_checkpoint(checkpoint))
         run = path.absolute().parent.parent
         model, config = load_model(path), run_config(str(path.absolute()))
         step = read_metadata(path).get("global_step")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lrnn.evaluate.results_file import read_results
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.tabular import markdown
 from lrnn.sweep.published_table4 import AVERAGED, COLUMNS, PUBLISHED_TABLE_4
 
 Values = tuple[float | None, ...]  # one a column
@@ -90,8 +91,8 @@ def _print(groups: Mapping[str, Mapping[str, Values]]) -> None:
 
 
 def _markdown(groups: Mapping[str, Mapping[str, Values]]) -> str:
-    lines = ["| model | " + " | ".join(COLUMNS) + " |", "| --- |" + " --- |" * len(COLUMNS)]
+    lines: list[tuple[str, ...]] = []
     for group, rows in groups.items():
-        lines.append(f"| **{group}** |" + " |" * len(COLUMNS))
-        lines += ["| " + " | ".join([name, *_cells(values)]) + " |" for name, values in rows.items()]
-    return "\n".join(lines) + "\n"
+        lines.append((f"**{group}**", *[""] * len(COLUMNS)))
+        lines += [(name, *_cells(values)) for name, values in rows.items()]
+    return "\n".join(markdown(("model", *COLUMNS), lines)) + "\n"

@@ -8,9 +8,10 @@ and described, in one place.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from inspect import Parameter
+from types import MappingProxyType
 from typing import Any
 
 from lrnn.models.language_model import LanguageModel
@@ -20,24 +21,32 @@ from lrnn.models.mixer import Mixer
 class Architecture(LanguageModel):
     """Base of the architectures. A subclass names its mixer, and may change the default of any option."""
 
+    _mixer: type[Mixer] | None = None
+    _defaults: Mapping[str, Any] = MappingProxyType({})
+
     def __init__(self, **options: Any):
         raise TypeError(f"{type(self).__name__} names no mixer: class {type(self).__name__}(Architecture, mixer=...)")
 
     def __init_subclass__(cls, mixer: type[Mixer] | None = None, **defaults: Any) -> None:
         """
         Args:
-            mixer: class of the mixers; a subclass of an architecture may leave it out.
-            defaults: other defaults of options, by name.
+            mixer: class of the mixers; that of the parent class when absent.
+            defaults: other defaults of options, by name. A class without `mixer` inherits those of its parent class.
 
         Raises:
             TypeError: if the mixer declares an option that LanguageModel declares, or a default has no option.
         """
         super().__init_subclass__()
         if mixer is not None:
-            cls.__init__ = _initializer(mixer, defaults)  # type: ignore[method-assign]
+            cls._mixer, cls._defaults = mixer, defaults
+        elif defaults and cls._mixer is not None:
+            cls._defaults = {**cls._defaults, **defaults}
+        else:
+            return
+        cls.__init__ = _initializer(cls._mixer, cls._defaults)  # type: ignore[method-assign]
 
 
-def _initializer(mixer: type[Mixer], defaults: dict[str, Any]) -> Callable[..., None]:
+def _initializer(mixer: type[Mixer], defaults: Mapping[str, Any]) -> Callable[..., None]:
     """Make the `__init__` of an architecture. Its signature is what the command line reads."""
     mixer_options, model_options = _options(mixer), _options(LanguageModel)
     twice = mixer_options.keys() & model_options.keys()

@@ -14,7 +14,7 @@ from torch import Tensor
 from lrnn.models.architecture import Architecture
 from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.gate_saturation import saturation_of_logits
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
 from lrnn.ops import (
@@ -107,14 +107,14 @@ class DeltaNetMixer(Mixer):
                 qkv, conv_state = self.conv(qkv)
             else:
                 qk, v = qkv.tensor_split((2 * qkv.shape[-1] // 3,), dim=-1)
-                qkv, conv_state = torch.cat([qk, F.silu(v)], -1), x[:, :0]
+                qkv, conv_state = torch.cat([qk, F.silu(v)], -1), empty_state(x)
             heads = unit_heads(qkv, self.heads)
         return heads, at_least_float32(logits), conv_state
 
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
         if self.conv.kernel_size or x.is_cuda:
             return super().advance(x, state)
-        conv_state, S = state if state is not None else (x[:, :0], None)
+        conv_state, S = state if state is not None else (empty_state(x), None)
         channels = self.splits[0] // 3
         kv, logits = linear(x, self.in_proj.weight[channels:]).split([2 * channels, self.heads], dim=-1)
         k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, size_of_heads
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state, size_of_heads
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
 from lrnn.ops import at_least_float32, delta_product, range_scale, softplus
@@ -80,10 +80,10 @@ class DeltaProductMixer(Mixer):
         conv_state, S = state if state is not None else (None, None)
         qkv, logits, gate, conv_state = self._project(x, conv_state)
         n = self.reflections
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1 : n + 1], qkv[:, :, n + 1 :]
+        q, k, v = qkv.split([1, n, n], dim=2)
         if self.conv is None:
             v = F.silu(v)
-        q = (F.normalize(at_least_float32(q), dim=-1) * q.shape[-1] ** -0.5).to(qkv.dtype)
+        q = (F.normalize(at_least_float32(q.squeeze(2)), dim=-1) * q.shape[-1] ** -0.5).to(qkv.dtype)
         k = F.normalize(at_least_float32(k), dim=-1).to(qkv.dtype)
         beta = self._beta(logits, k)
         o, S = delta_product(q, k, v, beta, self._log_gate(gate), S, form=self.form)  # o (B, T, heads, d_head)
@@ -101,7 +101,7 @@ class DeltaProductMixer(Mixer):
         if self.conv is not None:
             qkv, conv_state = self.conv(qkv, conv_state)
         else:
-            conv_state = x[:, :0]
+            conv_state = empty_state(x)
         return qkv.unflatten(-1, (1 + 2 * self.reflections, self.heads, -1)), logits, gate, conv_state
 
     def _log_gate(self, gate: Tensor) -> Tensor | None:

@@ -221,7 +221,7 @@ class LanguageModel(L.LightningModule):
 
     def on_train_start(self) -> None:
         if self.consistency is not None:
-            self.consistency.resume()
+            self.consistency.begin_training(self.trainer.accumulate_grad_batches)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.labels_per_batch = getattr(self._datamodule, "labels_per_batch", None)
@@ -255,14 +255,17 @@ class LanguageModel(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip under bf16-mixed too, where Lightning refuses to clip for a fused optimizer.
+        """Clip in mixed precision too, where Lightning refuses to clip for a fused optimizer.
 
-        The reason that Lightning gives, a scaled loss, holds for float16 only. Parameters marked `unclipped` are left
-        out: they learn something else, and their gradient would decide the norm.
+        Under float16 such an optimizer divides by the loss scale in its step, which is too late for clipping, so the
+        gradients are divided here. Parameters marked `unclipped` are left out: they learn something else, and their
+        gradient would decide the norm.
         """
-        if not gradient_clip_val or getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if not gradient_clip_val:
             return
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"] if not hasattr(p, "unclipped")]
         if GradClipAlgorithmType(gradient_clip_algorithm or "norm") == GradClipAlgorithmType.NORM:
             nn.utils.clip_grad_norm_(parameters, gradient_clip_val)

@@ -79,6 +79,14 @@ def size_of_heads(width: int, heads: int, head_size: int | None) -> int:
     return head_size
 
 
+def empty_state(x: Tensor) -> Tensor:
+    """Return the state (B, 0, C) of a convolution over one token of x (B, T, C).
+
+    It is no view of x, which would keep all of x in memory as long as the state.
+    """
+    return x.new_empty(x.shape[0], 0, x.shape[2])
+
+
 class ShortConvolution(nn.Module):
     """Causal depthwise convolution over the last `kernel_size` tokens and SiLU; with size 0, SiLU alone.
 
@@ -111,7 +119,7 @@ class ShortConvolution(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.kernel_size == 0:
-            return F.silu(x), x[:, :0]
+            return F.silu(x), empty_state(x)
         return short_convolution(x, self.weight, self.bias, state, form=self.form)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
-from lrnn.models.layers import ShortConvolution
+from lrnn.models.layers import ShortConvolution, empty_state
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import at_least_float32, slstm
 
@@ -49,7 +49,7 @@ class SLSTMMixer(Mixer):
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         conv_state, *memory = state if state is not None else (None,)
         if self.conv is None:
-            conv_state, c = x[:, :0], x
+            conv_state, c = empty_state(x), x
         else:
             c, conv_state = self.conv(x, conv_state)
         seen = torch.stack([c, c, x, x]).unflatten(-1, (self.weight.shape[1], -1))  # (4, B, T, heads, size)

@@ -29,19 +29,19 @@ from torch import Tensor, nn
 from lrnn.ops import IGNORE, at_least_float32
 
 CHECK = 50  # optimizer steps between two looks at the cross-entropy, for each of which the CPU waits for the GPU
-MEMORY = 50  # training batches that the running mean of the cross-entropy looks back over
+MEMORY = 50  # optimizer steps that the running mean of the cross-entropy looks back over
 
 
 class StateConsistency(nn.Module):
     """Table C, and the state of the two phases."""
 
-    def __init__(self, labels: int, size: int, strength: float, start: float, ramp: float, rate: float = 1.0):
+    def __init__(self, labels: int, size: int, strength: float, threshold: float, ramp: float, rate: float = 1.0):
         """
         Args:
             labels: number of labels.
             size: size of the recurrent states of all blocks together.
             strength: strength of the term after the ramp.
-            start: cross-entropy, in nats, below which the second phase begins.
+            threshold: cross-entropy, in nats, below which the second phase begins.
             ramp: optimizer steps over which the strength grows, or a fraction of all steps if below 1.
             rate: learning rate of the table, as a multiple of the model's. The parameter is the table over this number,
                 since AdamW moves every parameter by about the learning rate.
@@ -52,8 +52,8 @@ class StateConsistency(nn.Module):
         super().__init__()
         if not strength > 0 or not math.isfinite(strength):
             raise ValueError(f"model.state_consistency: must be 0 or a positive number, got {strength}")
-        if not start > 0:
-            raise ValueError(f"model.consistency_start: must be above 0, got {start}")
+        if not threshold > 0:
+            raise ValueError(f"model.consistency_start: must be above 0, got {threshold}")
         if not 0 <= ramp < math.inf:
             raise ValueError(f"model.consistency_ramp: must be at least 0 and finite, got {ramp}")
         if not 0 < rate < math.inf:
@@ -63,7 +63,7 @@ class StateConsistency(nn.Module):
                 "model.state_consistency: must be 0, as no mixer of this model has a recurrent state that can be "
                 "compared (Mixer.recurrent_size)"
             )
-        self.strength, self.start, self.ramp, self.rate = strength, start, ramp, rate
+        self.strength, self.threshold, self.ramp, self.rate = strength, threshold, ramp, rate
         self.table = nn.Parameter(torch.zeros(labels, size))
         self.table.no_weight_decay = True  # type: ignore[attr-defined]
         self.table.unclipped = True  # type: ignore[attr-defined]
@@ -77,6 +77,7 @@ class StateConsistency(nn.Module):
         self.register_buffer("began", torch.tensor(-1))  # first step of the second phase, -1 before it
         self._began = -1  # the same on the CPU
         self._checked = -1
+        self.micro_batches = 1  # of an optimizer step
 
     def forward(self, states: list[Tensor], labels: Tensor, cross_entropy: Tensor) -> tuple[Tensor, Tensor]:
         """Return the term, a scalar, and the ratio in it, which has no gradient.
@@ -92,7 +93,7 @@ class StateConsistency(nn.Module):
         scored = labels != IGNORE
         with torch.no_grad():
             self.seen |= (labels[:, None] == torch.arange(len(self.seen), device=labels.device)).any(0)
-            self.cross_entropy.lerp_(cross_entropy.to(self.cross_entropy), 1 / MEMORY)
+            self.cross_entropy.lerp_(cross_entropy.to(self.cross_entropy), 1 / (MEMORY * self.micro_batches))
         second = self.weight > 0
         S = torch.cat([at_least_float32(state) for state in states], 1)
         S = torch.where(second, S, S.detach())
@@ -109,9 +110,13 @@ class StateConsistency(nn.Module):
         centre = (self.table * seen).sum(0) / count
         return self.rate**2 * ((self.table - centre).square() * seen).sum() / count
 
-    def resume(self) -> None:
-        """Read the phase from the buffers, which a checkpoint may have filled."""
-        self._began, self._checked = int(self.began), -1
+    def begin_training(self, micro_batches: int) -> None:
+        """Prepare for training: read the phase from the buffers, which a checkpoint may have filled.
+
+        Args:
+            micro_batches: number of micro-batches of an optimizer step.
+        """
+        self._began, self._checked, self.micro_batches = int(self.began), -1, micro_batches
 
     def wants_check(self, step: int) -> bool:
         """Return whether `check` is due before optimizer step number `step`; the same on all ranks."""
@@ -122,13 +127,13 @@ class StateConsistency(nn.Module):
 
         Args:
             step: number of the step, from 0.
-            cross_entropy: running mean, over all ranks.
+            cross_entropy: running mean; the same number on all ranks.
             longest: whether training has reached its longest sequences.
         """
         self._checked = step
         if not longest:
             self.cross_entropy.fill_(math.log(len(self.seen)))  # what is learned of shorter sequences does not count
-        elif cross_entropy.item() < self.start:
+        elif cross_entropy.item() < self.threshold:
             self._began = step
             self.began.fill_(step)
 

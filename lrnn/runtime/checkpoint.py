@@ -41,6 +41,12 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return saved
 
 
+def find_checkpoint(path: str) -> str:
+    """Return the last checkpoint of a run's folder; any other path is returned as it is."""
+    folder = Path(path, "checkpoints")
+    return str(folder / "last.ckpt") if folder.is_dir() else path
+
+
 def load_model(checkpoint: str | Path) -> LanguageModel:
     """Build the model that a checkpoint names and fill in its weights, ready to be evaluated.
 
@@ -52,6 +58,10 @@ def load_model(checkpoint: str | Path) -> LanguageModel:
     path = Path(checkpoint)
     if not path.exists():
         raise ConfigError(f"checkpoint: there is no {checkpoint}")
+    if path.is_dir() and not (path / "meta.pt").is_file():
+        raise ConfigError(
+            f"checkpoint: {checkpoint} is neither a run's folder nor a whole checkpoint: it has no meta.pt"
+        )
     try:
         saved = read_metadata(path)
         # Lightning's own entries start with an underscore

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.tabular import markdown, write_csv
 from lrnn.sweep.grid import Run, read_folder
-from lrnn.sweep.tabular import markdown, write_csv
 
 FILE = "choice_accuracy.json"  # that callbacks.ChoiceAccuracy writes
 

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
-from lrnn.sweep.tabular import markdown, write_csv
+from lrnn.runtime.tabular import markdown, write_csv
 
 DRAWN = {"train/loss": "training loss (nats)", "val/perplexity": "validation perplexity"}
 SHOWN = (*DRAWN, "train/gradient_norm", "speed/tokens_per_second")
@@ -76,6 +76,8 @@ def _figure(runs: dict[str, dict[str, Curve]]) -> Figure:
         axes.set(xlabel="step", ylabel=label)
         if tag == "val/perplexity":
             axes.set_yscale("log")
+            for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                ticks("{x:,g}")
     axes.legend(fontsize="small", loc="upper right")
     return figure
 

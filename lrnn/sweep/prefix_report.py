@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import median
 
 from lrnn.evaluate.length_figure import prefix_figure
+from lrnn.runtime.tabular import markdown
 from lrnn.sweep.select import Finished, Row
-from lrnn.sweep.tabular import markdown
 
 SHOWN = 6  # columns
 LEARNED = 0.9

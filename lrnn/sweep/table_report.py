@@ -13,11 +13,11 @@ from rich.table import Table
 
 from data import SyntheticTask
 from lrnn.evaluate.length_figure import length_figure
+from lrnn.runtime.tabular import markdown, write_csv
 from lrnn.sweep.prefix_report import prefix_lines
 from lrnn.sweep.protocol import differences
 from lrnn.sweep.published import CURRICULUM, PUBLISHED, Published
 from lrnn.sweep.select import Measure, Row, median_deviation
-from lrnn.sweep.tabular import markdown, write_csv
 
 COLUMNS = (
     "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
@@ -159,8 +159,7 @@ def _words(measure: Measure) -> str:
 
 def _figure(name: str, rows: Sequence[Row], task: Task, measure: Measure) -> Figure:
     curves = {row.cell.model: [one.curve for one in row.chosen] for row in rows if row.chosen}
-    figure = length_figure(curves, task.train_lengths[1])
-    figure.axes[0].set_ylabel(_words(measure))
+    figure = length_figure(curves, task.train_lengths[1], _words(measure))
     figure.axes[0].set_title(name)
     return figure
 

@@ -1,9 +1,7 @@
 """The paper's constructions as weights of the architectures in lrnn/models.
 
-Every model here is an instance of a class that trains, with its weights written by hand. An embedding is SIZE times a
-unit vector, so that after the first norm the hidden state of token t is sqrt(width) times unit vector t, and the
-columns of a projection are a table: what the projection gives for each token. Further coordinates of the residual
-stream hold what the layers write.
+Every model here is an instance of a class that trains, with its weights written by hand (lrnn/theory/write.py). Beside
+the coordinates of the embedding, the residual stream has further ones, which hold what the layers write.
 
 Models of groups read the tokens of data.GroupWordProblem: an element's number, then a token that changes nothing, BOS,
 and padding. `python -m lrnn.theory theorems` runs them all.
@@ -14,18 +12,26 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lrnn.models import DeltaNet, DeltaProduct, Diagonal, LanguageModel, Mamba
+from lrnn.models import DeltaNet, DeltaProduct, Diagonal, Mamba
 from lrnn.runtime.errors import ConfigError
 from lrnn.theory.groups import checked_table, permutations_of
 from lrnn.theory.reflections import Factor, swaps_of
+from lrnn.theory.write import (
+    CLOSED,
+    LARGE,
+    NEGATIVE,
+    OPEN,
+    SIZE,
+    blank_model,
+    silu_inverse,
+    write_delta_net,
+    write_gated,
+    write_table,
+)
 
-SIZE = 64.0  # of an embedding; the eps of a norm is nothing beside it
-CLOSED, OPEN = -200.0, 20.0  # logits whose sigmoid is 0 and 1 in float32
-LARGE = 32.0  # SiLU(32) = 32 in float32
 SMALL = 2.0**-20  # size of a value that RMSNorm keeps linear, as its square is far below the eps of 1e-6
-NEGATIVE = 0.2  # SiLU reaches down to -0.278 only; keys with negative entries are scaled to this
 
 
 def parity_delta_net() -> DeltaNet:
@@ -33,10 +39,10 @@ def parity_delta_net() -> DeltaNet:
 
     A 1 has beta = 2, so that the state s turns into 2 v - s: 0, 2 v, 0, ... A 0 has beta = 0.
     """
-    model = _blank(DeltaNet, vocab_size=3, width=4, layers=1, heads=1, head_size=1, conv_size=0)
+    model = blank_model(DeltaNet, vocab_size=3, width=4, layers=1, heads=1, head_size=1, conv_size=0)
     mixer = model.backbone.blocks[0].mixer
     rows = [_everywhere(3, LARGE), _everywhere(3, LARGE), [0, 0, LARGE], [CLOSED, CLOSED, OPEN]]
-    _write_table(mixer.in_proj, torch.tensor(rows), 4)
+    write_table(mixer.in_proj, torch.tensor(rows), 4)
     mixer.out_proj.weight[3, 0] = SIZE
     _answer_parity(model, constant=[0, 1, 2], odd={3: 1.0})
     return model
@@ -48,11 +54,11 @@ def parity_mamba() -> Mamba:
     A 1 has exp(dt A) = 0, so a = -1; a 0 has dt = 0, so a = 1 and nothing is added. dt A is far below zero because A
     is, so that the input dt B u stays of moderate size.
     """
-    model = _blank(Mamba, vocab_size=3, width=4, layers=1, state_size=1, expand=1, conv_size=0)
+    model = blank_model(Mamba, vocab_size=3, width=4, layers=1, state_size=1, expand=1, conv_size=0)
     mixer = model.backbone.blocks[0].mixer
     u = torch.cat([torch.eye(3) * LARGE, torch.full((1, 3), LARGE)])
     z = torch.tensor([_everywhere(3, 0)] * 3 + [_everywhere(3, LARGE)])
-    _write_table(mixer.in_proj, torch.cat([u, z]), 4)
+    write_table(mixer.in_proj, torch.cat([u, z]), 4)
     unit = 1 / LARGE
     mixer.x_proj.weight.copy_(
         torch.tensor([[-unit, -unit, unit, 0], [unit**2] * 3 + [0], [unit] * 3 + [0]])  # r, B and C
@@ -70,7 +76,7 @@ def parity_diagonal() -> Diagonal:
 
     The state of coordinate 2, in which only a 1 has an embedding, is multiplied by a = -1 and gets 1 added at a 1.
     """
-    model = _blank(Diagonal, vocab_size=3, width=4, layers=1)
+    model = blank_model(Diagonal, vocab_size=3, width=4, layers=1)
     model.backbone.embedding.weight[2, 3] = SIZE  # a copy, to subtract what the residual stream adds to the state
     mixer = model.backbone.blocks[0].mixer
     mixer.transition_proj.weight[2] = torch.tensor([10, 10, -10, 0])
@@ -91,7 +97,7 @@ def group_delta_net(group_permutations: Sequence[Sequence[int]]) -> DeltaNet:
     """
     N, n = len(group_permutations), len(group_permutations[0])
     V = N + 3
-    model = _blank(DeltaNet, vocab_size=V, width=V + n, layers=1, heads=n, head_size=n, conv_size=0)
+    model = blank_model(DeltaNet, vocab_size=V, width=V + n, layers=1, heads=n, head_size=n, conv_size=0)
     mixer = model.backbone.blocks[0].mixer
     h0 = _distinct(n)
     keys, logits = torch.zeros(V, n, dtype=torch.float64), torch.full((V,), CLOSED, dtype=torch.float64)
@@ -101,7 +107,7 @@ def group_delta_net(group_permutations: Sequence[Sequence[int]]) -> DeltaNet:
     keys[N + 1], logits[N + 1] = h0, OPEN
     values = torch.zeros(V, n, dtype=torch.float64)
     values[N + 1, 0] = SMALL
-    _write_delta_net(mixer, keys.expand(n, -1, -1), values, logits, V + n)
+    write_delta_net(mixer, keys.expand(n, -1, -1), values, logits, V + n)
     for i in range(n):
         mixer.out_proj.weight[V + i, i * n] = SIZE / SMALL * 1e-3
     of_elements = torch.stack([_matrix(p) @ h0 for p in group_permutations])
@@ -157,7 +163,7 @@ def counter_delta_net(modulus: int) -> DeltaNet:
     m, V = modulus, modulus + 3
     s, z, h, read = V, V + 1, V + 3, V + 5  # coordinates of the residual stream
     width = V + 9
-    model = _blank(DeltaNet, vocab_size=V, width=width, layers=2, heads=2, head_size=2, conv_size=0, mlp_width=4)
+    model = blank_model(DeltaNet, vocab_size=V, width=width, layers=2, heads=2, head_size=2, conv_size=0, mlp_width=4)
     first, second = model.backbone.blocks
     letters = torch.arange(V) <= m  # the elements and the token that changes nothing
 
@@ -168,7 +174,7 @@ def counter_delta_net(modulus: int) -> DeltaNet:
     values[m + 1, 0] = LARGE
     logits = torch.where(letters, OPEN, CLOSED).double()
     logits[m + 1] = OPEN
-    _write_delta_net(first.mixer, keys, values, logits, width)
+    write_delta_net(first.mixer, keys, values, logits, width)
     first.mixer.out_proj.weight[s, 0] = SIZE * 2**-0.5
     x = torch.tensor([*range(m), 0, 0, 0], dtype=torch.float64)
     angles = {even: (1 + (2 if even else -2) * x) * math.pi / m for even in (True, False)}
@@ -178,7 +184,7 @@ def counter_delta_net(modulus: int) -> DeltaNet:
         key = torch.stack([(angles[even] / 2 + math.pi / 2).cos(), (angles[even] / 2 + math.pi / 2).sin()], 1)
         key = silu_inverse(NEGATIVE * key) * letters[:, None]
         for c in range(2):
-            _write_gated(first.channel_mixer, 2 * j + c, s, even, scale)
+            write_gated(first.channel_mixer, 2 * j + c, s, even, scale)
             first.channel_mixer.gate_up.weight[4 + 2 * j + c, :V] = (key[:, c] / scale).float()
             first.channel_mixer.down.weight[z + c, 2 * j + c] = tiny * SIZE / -CLOSED
 
@@ -187,7 +193,7 @@ def counter_delta_net(modulus: int) -> DeltaNet:
     keys[:, m + 1, 0] = 1
     values = torch.zeros(V, 2, dtype=torch.float64)
     values[m + 1, 0] = SMALL
-    _write_delta_net(second.mixer, keys, values, logits, width, scale)
+    write_delta_net(second.mixer, keys, values, logits, width, scale)
     for head in range(2):
         for c in range(2):
             second.mixer.in_proj.weight[4 + 2 * head + c, z + c] = 1 / (scale * tiny)
@@ -196,7 +202,7 @@ def counter_delta_net(modulus: int) -> DeltaNet:
     for j, even in enumerate((True, False)):
         for c in range(2):
             unit = 2 * j + c
-            _write_gated(second.channel_mixer, unit, s, even, scale)
+            write_gated(second.channel_mixer, unit, s, even, scale)
             second.channel_mixer.gate_up.weight[4 + unit, h + c] = 1 / scale
             second.channel_mixer.down.weight[read + unit, unit] = SIZE / -CLOSED
     for i, angles_of_i in enumerate(zip(*circle_angles(m), strict=True)):
@@ -208,16 +214,6 @@ def circle_angles(modulus: int) -> tuple[list[float], list[float]]:
     """Return the angles of d_0, ..., d_(m-1) and of c_0, ..., c_(m-1) in Theorem 6."""
     d = [2 * math.pi * i / modulus for i in range(modulus)]
     return d, [math.pi / modulus - angle for angle in d]
-
-
-def silu_inverse(y: Tensor) -> Tensor:
-    """Return z with SiLU(z) = y, for y of at least -0.278, in float64."""
-    low, high = torch.full_like(y, -1.278), y.clamp_min(0) + 1
-    for _ in range(80):
-        middle = (low + high) / 2
-        above = middle * torch.sigmoid(middle) > y
-        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    return torch.where(y == 0, 0, (low + high) / 2)
 
 
 def _orthogonal_delta_product(
@@ -233,7 +229,7 @@ def _orthogonal_delta_product(
     """
     N, R, n = len(factors), *basis.shape
     V = N + 3
-    model = _blank(
+    model = blank_model(
         DeltaProduct, vocab_size=V, width=V + n, layers=1, heads=1, head_size=n, reflections=R, conv_size=0,
         qk_activation="identity",
     )  # fmt: skip
@@ -247,47 +243,10 @@ def _orthogonal_delta_product(
     table[N + 1, 1 + R :] = silu_inverse(NEGATIVE * basis)
     logits[N + 1] = 0  # beta = 1
     mixer = model.backbone.blocks[0].mixer
-    _write_table(mixer.in_proj, torch.cat([table.flatten(1), logits], 1).T, V + n)
+    write_table(mixer.in_proj, torch.cat([table.flatten(1), logits], 1).T, V + n)
     mixer.out_proj.weight[V:] = torch.eye(n) * SIZE
     model.backbone.head.weight[:N, V:] = (matrices.mT @ probe).float()  # the output is A^-1 probe
     return model
-
-
-def _blank(architecture: type[LanguageModel], **options: Any) -> Any:
-    """Make a model of zeros whose norms are the identity and whose embeddings are unit vectors times SIZE."""
-    model: Any = architecture(**options)
-    model.requires_grad_(False)
-    norms = [module for module in model.modules() if isinstance(module, nn.RMSNorm | nn.LayerNorm)]
-    for parameter in model.parameters():
-        parameter.zero_()
-    for norm in norms:
-        norm.weight.fill_(1)
-    model.backbone.embedding.weight.fill_diagonal_(SIZE)
-    return model.eval()
-
-
-def _write_table(projection: nn.Linear, table: Tensor, width: int, scale: float | None = None) -> None:
-    """Let a projection give table[:, t] (outputs, V) for token t."""
-    scale = width**0.5 if scale is None else scale
-    projection.weight[:, : table.shape[1]] = (table.double() / scale).float()
-
-
-def _write_delta_net(
-    mixer: Any, keys: Tensor, values: Tensor, logits: Tensor, width: int, scale: float | None = None
-) -> None:
-    """Write keys (heads, V, n), the values (V, n) of all heads, and the logits of beta (V,); head i reads axis i."""
-    heads, V, n = keys.shape
-    queries = torch.eye(heads, n, dtype=torch.float64)[:, None].expand(-1, V, -1) * LARGE
-    exact = ((keys == 0) | (keys == 1)).all(-1, keepdim=True)  # a unit vector without rounding
-    keys = torch.where(exact, keys * LARGE, silu_inverse(NEGATIVE * keys))
-    values = silu_inverse(values).expand(heads, -1, -1)
-    rows = [x.transpose(1, 2).flatten(0, 1) for x in (queries, keys, values)]
-    _write_table(mixer.in_proj, torch.cat([*rows, logits.expand(heads, -1)]), width, scale)
-
-
-def _write_gated(mlp: Any, unit: int, sign: int, positive: bool, scale: float) -> None:
-    """Let the gate of a unit be -CLOSED if the coordinate `sign` has this sign, and 0 otherwise."""
-    mlp.gate_up.weight[unit, sign] = (-CLOSED if positive else CLOSED) / scale
 
 
 def _answer_parity(model: Any, constant: list[int], odd: dict[int, float]) -> None:

@@ -8,6 +8,7 @@ import torch
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -22,6 +23,11 @@ from lrnn.theory.spectra import eigenvalues, summarize
 MOST_NAMED = 8  # tokens that get a colour of their own
 SQUARE = 0.02  # eigenvalues that are this close are one dot
 LARGEST_DOT = 300  # square points, of a dot that holds all
+COLUMNS = (
+    "tokens: number of transitions that are multiplied. least: least real part of the eigenvalues e. negative, "
+    "complex: shares of them. | |e| - 1 |: mean. horizon: tokens in which the slowest part of the state that does more "
+    "than keep its value falls to half."
+)
 
 
 def spectrum(
@@ -49,7 +55,11 @@ def spectrum(
             raise ConfigError(f"{name}: must be at least 1, got {value}")
     figure = Figure(figsize=(9, 3.2 * len(run_dirs)), layout="constrained")
     panels = figure.subplots(len(run_dirs), 2, squeeze=False)
-    table = Table("run", "layer", "product of", "least", "negative", "complex", "| |e| - 1 |", "horizon")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("run", "layer"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("tokens", "least", "negative", "complex", "| |e| - 1 |", "horizon"):
+        table.add_column(heading, no_wrap=True)
     for run, row in zip(run_dirs, panels, strict=True):
         model, data = _load(Path(run), checkpoint)
         tokens, read = _sequences(data, sequences, length)
@@ -69,6 +79,7 @@ def spectrum(
         _draw_single(row[0], single, tokens, read, title)
         _draw_products(row[1], torch.cat([x[inside].flatten() for x in products.values()]), window)
     Console().print(table)
+    print(COLUMNS)
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=150)

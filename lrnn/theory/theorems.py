@@ -6,44 +6,31 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from matplotlib.figure import Figure
 
 from lrnn.ops import Form
 from lrnn.runtime.errors import ConfigError
-from lrnn.theory.check import ModelMachine, Result, check
+from lrnn.theory.check import ModelMachine, check
 from lrnn.theory.claims import MODULI, Planned, cascades, explicit, models
 from lrnn.theory.construct import parity_delta_net
+from lrnn.theory.figures import convergence_figure, distance_figure
 from lrnn.theory.limits import (
-    DTYPES,
-    RANDOM_LAYERS,
     binary_counter,
     certificates,
-    changes_on_ones,
     length_until_constant,
     period_on_ones,
     proposition_1,
     random_real_stack,
 )
 from lrnn.theory.linear_rnn import LinearRNN, reflection_rnn, rotation_rnn
+from lrnn.theory.report import Row, report
 
 MODELS = "Architectures, float32"  # name of a table
-SMALLEST = 1e-8  # drift in the figure: permutations, parity and Z2 have none
 DEEPEST = 4  # layers of the random stacks of Theorem 2
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a table."""
-
-    theorem: str
-    name: str
-    made_of: str
-    result: Result
 
 
 def theorems(
@@ -187,148 +174,6 @@ def _write(folder: Path, rows: dict[str, list[Row]], limits: dict[str, Any], set
     folder.mkdir(parents=True, exist_ok=True)
     record = {"settings": settings, "rows": {name: [asdict(row) for row in table] for name, table in rows.items()}}
     (folder / "theorems.json").write_text(json.dumps(record | limits, indent=1) + "\n")
-    (folder / "theorems.md").write_text(_report(rows, limits, settings))
-    _distance_figure(rows).savefig(folder / "distances.png", dpi=150)
-    _convergence_figure().savefig(folder / "convergence.png", dpi=150)
-
-
-def _report(rows: dict[str, list[Row]], limits: dict[str, Any], settings: dict[str, Any]) -> str:
-    shown = " ".join(f"--{name}={value}" for name, value in settings.items() if name not in ("device", "seconds"))
-    where = "on a CPU" if settings["device"] == "cpu" else f"with --device=cuda on an {settings['device']}"
-    parts = [
-        "# The theorems, checked\n",
-        f"`python -m lrnn.theory theorems {shown}`, {where}: {settings['seconds']} s.",
-        "Each construction reads random words, and is compared with its automaton after every letter. It is exact to",
-        "the length at which the first of the words has an error. Lengths count letters: tokens without BOS.",
-        "",
-    ]
-    for name, table in rows.items():
-        if name != "Cascades":
-            parts += [f"## {name}\n", _constructions(table)]
-    parts += ["## Cascades (Theorem 4), float32\n", _cascades(rows["Cascades"])]
-    parts += ["## Least distance of two states, and drift, at each power of ten\n"]
-    parts += [
-        "A cell has the least distance of two of the words that are in different states, and the drift: the largest",
-        "distance of the state of a word from that of the shortest word to the same state of the automaton. Both are",
-        "relative to the largest number in the states of short words. Decoding forgives a drift of a state's length.\n",
-    ]
-    parts += [_distances({name: table for name, table in rows.items() if name != "Cascades"})]
-    return "\n".join([*parts, _limits(limits)])
-
-
-def _constructions(table: list[Row]) -> str:
-    lines = [
-        [row.theorem, row.name, row.made_of, f"{row.result.words:,}", f"{row.result.length:,}", f"{row.result.exact:,}",
-         f"{row.result.errors:,}", f"{row.result.seconds:.1f}"]
-        for row in table
-    ]  # fmt: skip
-    return _markdown(["theorem", "automaton", "made of", "words", "length", "exact to", "errors", "s"], lines)
-
-
-def _cascades(table: list[Row]) -> str:
-    named = [row for row in table if not row.name.startswith("random")]
-    others = [row for row in table if row.name.startswith("random")]
-    random = [row.result for row in others]
-    lines = [
-        [row.name, row.made_of, f"{row.result.words}", f"{row.result.length:,}", f"{row.result.exact:,}",
-         f"{row.result.errors}"]
-        for row in named
-    ]  # fmt: skip
-    if random:
-        exact, errors = min(result.exact for result in random), sum(result.errors for result in random)
-        size = [f"{random[0].words}", f"{random[0].length:,}", f"{exact:,}", f"{errors}"]
-        most = max((row.made_of for row in others), key=lambda made_of: int(made_of.split()[0]))
-        lines.append([f"{len(random)} random automata of 2 to 6 states", f"at most {most}", *size])
-    return _markdown(["automaton", "made of", "words", "length", "exact to", "errors"], lines)
-
-
-def _distances(tables: dict[str, list[Row]]) -> str:
-    lengths = sorted({n for table in tables.values() for row in table for n in row.result.drift})
-    lines = []
-    for name, table in tables.items():
-        for row in table:
-            cells = [
-                f"{row.result.least_distance[n]:.2g} / {row.result.drift[n]:.1g}"
-                if n in row.result.least_distance and n in row.result.drift
-                else ""
-                for n in lengths
-            ]
-            short = f"{row.result.least_distance[0]:.2g}" if 0 in row.result.least_distance else ""
-            dtype = name.rpartition(", ")[2]
-            lines.append([row.name, row.made_of, dtype, short, *cells])
-    return _markdown(["automaton", "made of", "state", "short words", *(f"{n:,}" for n in lengths)], lines)
-
-
-def _limits(limits: dict[str, Any]) -> str:
-    names = list(DTYPES)
-    lines = [
-        [row["architecture"], str(list(row["eigenvalue_range"])), f"{row['layers']}"]
-        + [f"{row['converged'][name]}, {row['longest'][name]:,}" for name in names]
-        for row in limits["theorem_1"]
-    ]
-    two = limits["theorem_2"]
-    periods = [
-        [f"{L} random layers, real eigenvalues", f"{2**L}", ", ".join(f"{p} ({n} stacks)" for p, n in found.items())]
-        for L, found in two["real"].items()
-    ]
-    periods += [[f"{L} layers of a binary counter, a = -1", f"{2**L}", str(p)] for L, p in two["counters"].items()]
-    periods += [[f"Z{m}, rotations", "", str(p)] for m, p in two["rotations"].items()]
-    periods += [[f"Z{m}, 2 layers of reflections", "", str(p)] for m, p in two["reflections"].items()]
-    checks = [[name, f"{value:.3g}"] for name, value in limits["proposition_1"].items()]
-    return "\n".join(
-        [
-            "## Theorem 1: on 1^k, states converge if no eigenvalue is negative or complex\n",
-            "Of random layers, how many have a state that stays the same, and after how many tokens at the latest.\n",
-            _markdown(["layer", "range", "layers", *names], lines),
-            "## Theorem 2: on 1^k, real eigenvalues give periods that divide 2^L\n",
-            _markdown(["stack", "2^L", "period"], periods),
-            "## Proposition 1\n",
-            _markdown(["check, 200 or more random products of size 6", "value"], checks),
-        ]
-    )
-
-
-def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---"] * len(header)
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines)) + "\n"
-
-
-def _convergence_figure() -> Figure:
-    """Draw how much the states of layers change at token k of 1^k (Theorem 1)."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for i, (name, make) in enumerate(RANDOM_LAYERS.items()):
-        for seed in range(3):
-            torch.manual_seed(seed)
-            changes = changes_on_ones(make(), 2, 2**14)
-            label = f"{name} [0, 1], 3 random layers" if seed == 0 else None
-            axes.plot(range(1, len(changes) + 1), changes, color=f"C{i}", linewidth=1, label=label)
-    changes = changes_on_ones(parity_delta_net(), 2, 2**14)
-    axes.plot(
-        range(1, len(changes) + 1), changes, color="C3", linewidth=2, label="DeltaNet, constructed parity, beta = 2"
-    )
-    for name, bits in (("float32", 24), ("bfloat16", 8)):
-        axes.axhline(2.0**-bits, color="0.6", linewidth=0.8, linestyle=":")
-        axes.annotate(f"rounding of {name}", (1, 2.0**-bits), fontsize="x-small", va="bottom")
-    axes.set(xscale="log", yscale="log", ylim=(1e-9, 3), xlabel="k, tokens of 1^k", ylabel="|h(k) - h(k-1)| / max |h|")
-    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def _distance_figure(rows: dict[str, list[Row]]) -> Figure:
-    """Draw the drift of the explicit RNN against the length, beside half the least distance of two states."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, dtype in zip(panels, ("float32", "bfloat16"), strict=True):
-        for i, row in enumerate(rows[f"Explicit linear RNN, {dtype}"]):
-            drift = row.result.drift
-            if max(drift.values(), default=0) > SMALLEST:
-                style = "-" if row.theorem == "3" else "--"
-                label = f"{row.name}, {row.made_of}"
-                axes.plot([*drift], [*drift.values()], style, color=f"C{i // 2}", marker=".", label=label)
-                half = row.result.least_distance[0] / 2
-                axes.axhline(half, color=f"C{i // 2}", linewidth=0.5, linestyle=":")
-        axes.set(xscale="log", yscale="log", ylim=(SMALLEST, None), xlabel="letters", title=f"state in {dtype}")
-    panels[0].set_ylabel("drift; dotted: half the least distance")
-    panels[1].legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+    (folder / "theorems.md").write_text(report(rows, limits, settings))
+    distance_figure(rows).savefig(folder / "distances.png", dpi=150)
+    convergence_figure().savefig(folder / "convergence.png", dpi=150)

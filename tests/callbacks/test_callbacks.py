@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from callbacks import CosineWarmup, StopOnNonFinite, TrainingDivergedError
+from callbacks import CompileTraining, CosineWarmup, StopOnNonFinite, TrainingDivergedError
 from callbacks.stop_on_non_finite import weights_are_finite
 from lrnn.fit import fit
 
@@ -85,3 +86,22 @@ def test_a_step_of_several_batches_is_logged_once_also_after_a_resume(tmp_path, 
     steps = steps_logged(tmp_path / "run")
     assert steps["train/learning_rate"] == steps["train/loss"] == [0, 1, 2, 3]
     assert steps["eigenvalues/least"] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("devices", "batches", "scaler", "problem"),
+    [
+        (2, 1, None, "needs one device and trainer.accumulate_grad_batches 1, got 2 and 1"),
+        (1, 2, None, "needs one device and trainer.accumulate_grad_batches 1, got 1 and 2"),
+        (1, 1, object(), "must be false with trainer.precision 16-mixed"),
+    ],
+)
+def test_what_a_recorded_step_cannot_do_is_refused(devices, batches, scaler, problem):
+    trainer = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device("cuda")),
+        precision_plugin=SimpleNamespace(scaler=scaler),
+        world_size=devices,
+        accumulate_grad_batches=batches,
+    )
+    with pytest.raises(MisconfigurationException, match=f"compile.cuda_graphs: {problem}"):
+        CompileTraining(cuda_graphs=True).setup(trainer, nn.Linear(1, 1), "fit")

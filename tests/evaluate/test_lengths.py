@@ -47,7 +47,7 @@ def run(tmp_path_factory):
 
 def test_the_scores_are_those_that_training_wrote(run, tmp_path):
     written = json.loads((run / "length_generalization.json").read_text())
-    evaluate_lengths(f"{run}/checkpoints/last.ckpt", out=str(tmp_path / "out"), **OPTIONS)
+    evaluate_lengths(str(run), out=str(tmp_path / "out"), **OPTIONS)
     ours = json.loads((tmp_path / "out/lengths.json").read_text())
     assert {name: ours[name] for name in written if name != "validation_scaled_accuracy"} == {
         name: value for name, value in written.items() if name != "validation_scaled_accuracy"
@@ -79,6 +79,7 @@ def test_another_task_seed_or_test_set_can_be_scored(run, capsys):
     ("options", "message"),
     [
         ({"checkpoint": "nothing.ckpt"}, "checkpoint: there is no nothing.ckpt"),
+        ({"checkpoint": "conf"}, "checkpoint: conf is neither a run's folder nor a whole checkpoint"),
         ({"task": "data.ModularArithmeticBrackets"}, "task: data.ModularArithmeticBrackets has 12 tokens, the model 3"),
         ({"task": "data.Nothing"}, "task: data.Nothing can't be built as a LightningDataModule (module 'data' has no"),
         ({"task_options": {"colour": 1}}, "task: data.Parity can't be built as a LightningDataModule (Option 'colour'"),

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,12 +16,11 @@ from lrnn.evaluate.perplexity import evaluate_perplexity
 from lrnn.evaluate.perplexity_scoring import score_perplexity
 from lrnn.evaluate.texts import token_sequences
 from lrnn.fit import fit
-from lrnn.models import AttentionMixer, DeltaNet, DeltaNetMixer, Hybrid, Mamba
+from lrnn.models import DeltaNet
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"vocab_size": 50, "width": 32, "layers": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -30,16 +28,8 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def hybrid():
-    mixers = {"delta": partial(DeltaNetMixer, heads=2), "attention": AttentionMixer}
-    return Hybrid(mixers, ["delta", "attention"], **SMALL)
-
-
-@pytest.mark.parametrize(
-    "make", [lambda: DeltaNet(heads=2, **SMALL), lambda: Mamba(**SMALL), hybrid], ids=["DeltaNet", "Mamba", "Hybrid"]
-)
-def test_the_carried_state_gives_the_perplexity_of_one_forward_pass(make):
-    model = make().train()
+def test_the_carried_state_gives_the_perplexity_of_one_forward_pass(small_model):
+    model = small_model.train()
     sequences = torch.randint(50, (3, 301))
     got = score_perplexity(model, sequences, [300, 1, 100], segment=77)
     assert model.training and got.sequences == 3

@@ -1,6 +1,5 @@
 """Likelihoods with a shared prefix, and the three kinds of request, against reading each whole text on its own."""
 
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,20 +9,14 @@ import torch
 from data.text.tokenizer import load_tokenizer
 from lrnn.evaluate.likelihood import Continuation, score_continuations
 from lrnn.evaluate.requests import Requests
-from lrnn.models import AttentionMixer, DeltaNet, DeltaNetMixer, Hybrid, Mamba
+from lrnn.models import Mamba
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"vocab_size": 50, "width": 32, "layers": 2}
 
 
 @pytest.fixture(autouse=True)
 def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(ROOT)
-
-
-def hybrid():
-    mixers = {"delta": partial(DeltaNetMixer, heads=2), "attention": AttentionMixer}
-    return Hybrid(mixers, ["delta", "attention"], **SMALL)
 
 
 @torch.no_grad()
@@ -32,12 +25,9 @@ def recomputed(model, prefix, tokens):
     return float(logits.gather(1, torch.tensor(tokens)[:, None]).sum()), logits.argmax(-1).tolist() == list(tokens)
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: DeltaNet(heads=2, **SMALL), lambda: Mamba(**SMALL), hybrid], ids=["DeltaNet", "Mamba", "Hybrid"]
-)
-def test_a_shared_state_gives_the_likelihood_of_each_whole_text(make, monkeypatch):
+def test_a_shared_state_gives_the_likelihood_of_each_whole_text(small_model, monkeypatch):
     monkeypatch.setattr("lrnn.evaluate.likelihood.TOKENS", 12)  # so that long continuations are read in parts
-    model, draw = make().eval(), lambda length: torch.randint(50, (length,)).tolist()
+    model, draw = small_model.eval(), lambda length: torch.randint(50, (length,)).tolist()
     prefixes = [draw(n) for n in (9, 1, 9, 30, 70)]
     pairs = [Continuation(prefix, draw(n)) for n in (1, 4, 4, 11) for prefix in prefixes]
     pairs += [Continuation(pairs[0].prefix, []), pairs[3]]

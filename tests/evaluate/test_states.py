@@ -106,21 +106,25 @@ def test_an_exact_model_does_not_drift(tmp_path, capsys):
         model.backbone.embedding.weight.view(-1, 4, 4)[:24] = permutations
         model.backbone.embedding.weight.view(-1, 4, 4)[24:] = torch.eye(4)
         model.backbone.head.weight.zero_()[:24] = permutations.flatten(1)
-    record = measure(save_run(model, tmp_path / "run", group="S4", train_lengths=[2, 8]), lengths=[8, 100])
+    records = measure(save_run(model, tmp_path / "run", group="S4", train_lengths=[2, 8]), lengths=[8, 100])
+    record = records["run"]
     for precision in ("64-true", "32-true", "bf16-mixed"):
         for one in record["curves"][precision]:
             assert one["right"] == 1 and one["separation"] == pytest.approx(1, rel=0.3)
             assert max(one["drift"], one["drift_across"], one["spread"]) < 1e-6
     assert record["trained_length"] == 8 and not record["heads"]
     written = json.loads((tmp_path / "run/states/states.json").read_text())
-    assert written["curves"] == record["curves"]
+    assert written["run"]["curves"] == record["curves"]
     assert (tmp_path / "run/states/states.png").read_bytes().startswith(b"\x89PNG")
     assert "labels right" in capsys.readouterr().out
 
 
 def test_heads_and_tokens_of_a_model_with_reflections(tmp_path, capsys):
     model = DeltaProduct(vocab_size=9, width=16, layers=2, heads=2, reflections=2, beta_bias=True)
-    record = measure(save_run(model, tmp_path / "run", group="S3"), lengths=[5], out=str(tmp_path / "out"))
+    runs = [save_run(model, tmp_path / name / "seed0", group="S3") for name in "ab"]
+    records = measure(runs, lengths=[5], out=str(tmp_path / "out"))
+    assert {**records["a/seed0"], "checkpoint": ""} == {**records["b/seed0"], "checkpoint": ""}
+    record = records["a/seed0"]
     assert [(head["block"], head["head"]) for head in record["heads"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert sum(head["share"] for head in record["heads"]) == pytest.approx(2)  # of each layer's
     assert set(record["tokens"]) == {"0", "1"} and set(record["tokens"]["0"]) == set(range(6))
@@ -146,6 +150,10 @@ def test_bad_input_is_one_line(tmp_path):
         measure(run, samples=0)
     with pytest.raises(ConfigError, match="lengths, precisions: must name at least one each"):
         measure(run, lengths=[])
+    with pytest.raises(ConfigError, match="run_dir: must name different folders, at least one"):
+        measure([run, run], out="out")
+    with pytest.raises(ConfigError, match="run_dir: must be one folder, unless --out is set"):
+        measure([run, "other"])
 
 
 @pytest.mark.gpu
@@ -153,7 +161,7 @@ def test_a_gpu_measures_what_a_cpu_measures(tmp_path):
     model = DeltaProduct(vocab_size=9, width=16, layers=1, heads=2, reflections=2, beta_bias=True)
     run = save_run(model, tmp_path / "run", group="S3", train_lengths=[2, 8])
     ours, theirs = (
-        evaluate_states(run, lengths=[8, 40], samples=40, samples_per_label=4, segment=16, device=device)
+        evaluate_states(run, lengths=[8, 40], samples=40, samples_per_label=4, segment=16, device=device)["run"]
         for device in ("cuda", "cpu")
     )
     for precision, rel in (("64-true", 1e-6), ("32-true", 1e-3)):

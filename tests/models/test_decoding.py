@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lrnn.models import MLSTM, AttentionMixer, DeltaNet, DeltaNetMixer, Hybrid, Mamba, decoding
+from lrnn.models import MLSTM, AttentionMixer, DeltaNet, DeltaNetMixer, Hybrid, Mamba
 from lrnn.models.decoding import NonFiniteLogitsError, Sampling, continue_prompts, read_prompts, round_products
 
 SIZE = {"width": 32, "vocab_size": 30, "layers": 2, "init_std": 0.3}
@@ -29,7 +29,7 @@ def model(request):
 
 @torch.no_grad()
 def test_prompts_of_different_lengths_are_read_as_each_alone(model, monkeypatch):
-    monkeypatch.setattr(decoding, "TOKENS", 12)  # so that the long prompts take several calls
+    monkeypatch.setattr("lrnn.models.decoding.prompts.TOKENS", 12)  # so that the long prompts take several calls
     seen = []
     for rows, logits, state in read_prompts(model, PROMPTS):
         seen += rows
@@ -75,6 +75,13 @@ def test_tokens_are_drawn_by_their_probability(top_k, top_p):
     drawn = Sampling(0.7, top_k, top_p).choose(logits.expand(n, -1), uniform, torch.ones(1, 12, dtype=torch.bool))
     torch.testing.assert_close(drawn.bincount(minlength=12) / n, wanted, atol=2e-4, rtol=0)
     assert set(drawn.tolist()) <= {*kept}
+
+
+def test_a_temperature_near_0_takes_the_likeliest_token():
+    logits, draw = 100 * torch.randn(3, 12), torch.full((3,), 0.99)
+    for temperature in (0, 5e-324, 1e-40, 1e-20):
+        chosen = Sampling(temperature).choose(logits, draw, torch.ones(3, 12, dtype=torch.bool))
+        assert torch.equal(chosen, logits.argmax(-1))
 
 
 def test_only_allowed_tokens_come_until_all_may():

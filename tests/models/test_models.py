@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrnn.models import (
@@ -30,12 +31,12 @@ RANGES = ((0, 1), (-1, 1))
 class TokenShift(Mixer):
     """A channel mixer with a state: the mean of a token and the one before it."""
 
-    def forward(self, x, state=None):
-        before = torch.zeros_like(x[:, :1]) if state is None else state[0]
-        return (x + torch.cat([before, x[:, :-1]], 1)) / 2, (at_least_float32(x[:, -1:]),)
-
     def __init__(self, layer):
         super().__init__()
+
+    def forward(self, x, state=None):
+        before = torch.zeros_like(x[:, :1]) if state is None else state[0]
+        return (x + torch.cat([before, x[:, :-1]], 1)) / 2, (at_least_float32(x[:, -1:]).clone(),)
 
 
 HYBRID = {
@@ -109,6 +110,22 @@ def test_a_sequence_read_in_pieces_gives_the_same_logits(architecture, options):
         logits, state = model(piece, state)
         pieces.append(logits)
     torch.testing.assert_close(torch.cat(pieces, 1), want, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_a_recurrent_state_keeps_no_tokens_in_memory(architecture, options):
+    """A state that is a view of the activations of all tokens would."""
+
+    def held(tokens):
+        _, state = model(torch.randint(5, (2, tokens)))
+        mixers = [block.mixer for block in model.backbone.blocks]
+        kept = [block for block, mixer in zip(state, mixers, strict=True) if not isinstance(mixer, AttentionMixer)]
+        storages = [x.untyped_storage() for x in tree_leaves(kept)]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    model = architecture(**{**SMALL, **options}).eval()
+    assert held(8) == held(64)
 
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)

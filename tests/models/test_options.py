@@ -7,7 +7,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 import lrnn.models
-from lrnn.models import Architecture, DeltaNet, DeltaNetMixer, Hybrid, LanguageModel, Layer, Mixer
+from lrnn.models import Architecture, DeltaNet, DeltaNetMixer, Hybrid, LanguageModel, Layer, Mamba, Mixer
 from lrnn.models.class_path import import_path, plain
 
 ARCHITECTURES = [cls for cls in vars(lrnn.models).values() if isinstance(cls, type) and issubclass(cls, LanguageModel)]
@@ -67,6 +67,27 @@ def test_an_architecture_names_its_mixer():
 
     with pytest.raises(TypeError, match="Nothing names no mixer"):
         Nothing()
+
+
+def test_a_subclass_of_an_architecture_changes_defaults_and_keeps_the_others():
+    class Narrow(Mamba, width=16):
+        pass
+
+    class Deep(Narrow, layers=3):
+        pass
+
+    class Other(Narrow, mixer=DeltaNetMixer):
+        pass
+
+    defaults = {"width": 16, "norm_eps": 1e-5, "state_size": 16}
+    for architecture, layers in ((Narrow, 2), (Deep, 3)):
+        hparams = architecture().hparams
+        assert {name: hparams[name] for name in defaults} == defaults and hparams["layers"] == layers
+    assert Other().hparams["width"] == 128
+    with pytest.raises(TypeError, match="there is no option colour"):
+
+        class Red(Mamba, colour="red"):
+            pass
 
 
 def test_options_are_recorded_as_a_configuration_says_them():

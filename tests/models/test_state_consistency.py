@@ -96,7 +96,7 @@ def test_sequences_without_a_last_label_do_not_count():
 
 
 def test_the_second_phase_begins_at_a_small_cross_entropy_of_the_longest_sequences():
-    consistency = StateConsistency(6, 4, strength=0.5, start=0.01, ramp=40)
+    consistency = StateConsistency(6, 4, strength=0.5, threshold=0.01, ramp=40)
     low, high = torch.tensor(0.001), torch.tensor(1.0)
     assert not consistency.wants_check(0) and not consistency.wants_check(CHECK + 1)
     assert consistency.wants_check(CHECK)
@@ -113,11 +113,22 @@ def test_the_second_phase_begins_at_a_small_cross_entropy_of_the_longest_sequenc
         consistency.set_weight(3 * CHECK + after, 1000)
         assert consistency.weight == pytest.approx(0.5 * share)
 
-    resumed = StateConsistency(6, 4, strength=0.5, start=0.01, ramp=0.04)  # of 1,000 steps
+    resumed = StateConsistency(6, 4, strength=0.5, threshold=0.01, ramp=0.04)  # of 1,000 steps
     resumed.load_state_dict(consistency.state_dict())
-    resumed.resume()
+    resumed.begin_training(1)
     resumed.set_weight(3 * CHECK + 19, 1000)
     assert resumed.weight == pytest.approx(0.25)
+
+
+def test_the_running_mean_looks_back_over_as_many_steps_for_any_number_of_micro_batches():
+    """The cross-entropy of a model that has learned falls to 0: the mean falls to 1 / e in 50 steps."""
+    states, labels = [torch.zeros(4, 4)], torch.tensor([0, 1, 2, 0])
+    for micro_batches in (1, 2, 16):
+        consistency = StateConsistency(3, 4, strength=0.5, threshold=0.01, ramp=40)
+        consistency.begin_training(micro_batches)
+        for _ in range(50 * micro_batches):
+            consistency(states, labels, torch.tensor(0.0))
+        assert consistency.cross_entropy == pytest.approx(math.log(3) / math.e, rel=0.02)
 
 
 def test_models_without_it_return_no_states_and_hold_no_table():

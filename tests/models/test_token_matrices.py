@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
 
 from data import GroupWordProblem
-from lrnn.fit import fit
 from lrnn.models import TokenMatrices
-from lrnn.runtime.checkpoint import load_model
 from lrnn.theory.spectra import transitions
 
 
@@ -115,16 +112,9 @@ def test_training_compiles_whole():
     torch.testing.assert_close(model.loss(tokens, tokens), want)
 
 
-class CutOff(L.Callback):
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 2:
-            trainer.save_checkpoint(Path(trainer.log_dir, "checkpoints/last.ckpt"))
-            raise KeyboardInterrupt
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
-def test_a_run_of_the_papers_protocol_resumes_bit_for_bit(tmp_path, monkeypatch):
+def test_a_run_of_the_papers_protocol_resumes_bit_for_bit(train_whole_and_cut, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[2])
     options = [
         "--config=conf/paper/groups_protocol.yaml",
@@ -138,10 +128,5 @@ def test_a_run_of_the_papers_protocol_resumes_bit_for_bit(tmp_path, monkeypatch)
         "--trainer.enable_progress_bar=false",
         "--trainer.enable_model_summary=false",
     ]
-    whole = fit([*options, f"--run_dir={tmp_path}/whole"])
+    whole = train_whole_and_cut(options, step=2)
     assert whole.trainer.optimizers[0].param_groups[0]["lr"] == 1e-4  # after the last step too
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        fit([*options, f"--run_dir={tmp_path}/cut"], [CutOff()])
-    fit([*options, f"--run_dir={tmp_path}/cut", "--resume=true"])
-    weights = [load_model(tmp_path / name / "checkpoints/last.ckpt").state_dict() for name in ("whole", "cut")]
-    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())

@@ -19,11 +19,11 @@ from lrnn.theory.construct import (
     parity_diagonal,
     parity_mamba,
     rotation_delta_product,
-    silu_inverse,
 )
 from lrnn.theory.linear_rnn import reflection_rnn, rotation_rnn
 from lrnn.theory.reflections import contraction_factors, product, reflections_of, swaps_of
 from lrnn.theory.theorems import theorems
+from lrnn.theory.write import silu_inverse
 
 PLANNED = {f"{one.theorem} {one.name} {one.made_of}": one for one in models() + explicit(torch.bfloat16)}
 ROUNDED = [name for name in PLANNED if "Z60" in name and "Delta" not in name]  # in bfloat16 they drift apart
@@ -169,7 +169,7 @@ def test_theorems_writes_its_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lrnn.theory.theorems.proposition_1", lambda: {"norm": 1.0})
     monkeypatch.setattr("lrnn.theory.theorems.certificates", lambda: [])
     monkeypatch.setattr("lrnn.theory.theorems.DEEPEST", 1)
-    monkeypatch.setattr("lrnn.theory.theorems.RANDOM_LAYERS", {})
+    monkeypatch.setattr("lrnn.theory.figures.RANDOM_LAYERS", {})
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     theorems(words=2, length=20, parity_length=30, explicit_length=10, cascade_length=10, automata=1, out=str(tmp_path))
     record = json.loads((tmp_path / "theorems.json").read_text())

@@ -13,6 +13,7 @@ so a chunk costs one triangular solve with m rows, and c rows of queries. Of the
 are kept for the gradient.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ def _chunk(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | Non
     """Return the chunk, and D (N, m, m) as far as L needs it."""
     c, m = q.shape[1], k.shape[1]
     n = m // c
-    b_q = q.new_zeros(len(q), c, 1) if log_gate is None else log_gate.cumsum(1)
+    b_q = q.new_zeros(1, c, 1) if log_gate is None else log_gate.cumsum(1)  # one for all heads without a gate
     b = b_q.repeat_interleave(n, dim=1)
     lower = torch.ones(m, m, dtype=torch.bool, device=q.device).tril(-1)
     seen = torch.arange(m, device=q.device) < n * torch.arange(1, c + 1, device=q.device)[:, None]
@@ -132,7 +133,8 @@ def _dlog_gate(
 
 
 def _slices(q: Tensor, k: Tensor, chunk_size: int) -> list[tuple[slice, slice]]:
-    """Return, for each chunk, the slices of its tokens and of its reflections."""
+    """Return, for each chunk, the slices of its tokens and of its reflections; chunks are equally long to one token."""
     T, n = q.shape[1], k.shape[1] // q.shape[1]
-    ends = [(start, min(start + chunk_size, T)) for start in range(0, T, chunk_size)]
-    return [(slice(start, end), slice(n * start, n * end)) for start, end in ends]
+    chunks = -(-T // chunk_size)
+    starts = [T * i // chunks for i in range(chunks + 1)]
+    return [(slice(start, end), slice(n * start, n * end)) for start, end in pairwise(starts)]

@@ -66,4 +66,4 @@ def _chunked(a: Tensor, b: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         b = b + a * F.pad(b[:, :-shift], (0, 0, shift, 0))
         a = a * F.pad(a[:, :-shift], (0, 0, shift, 0))
         shift *= 2
-    return b[:, 1:].contiguous(), b[:, -1]
+    return b[:, 1:].contiguous(), b[:, -1].clone()  # a view would keep the states of all tokens in memory

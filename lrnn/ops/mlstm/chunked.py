@@ -34,4 +34,4 @@ def chunk(
     total = weights.sum(-1, keepdim=True) + start * (q @ n[..., None])
     h = (weights @ v + start * (q @ C)) / (torch.maximum(total.abs(), torch.exp(-m_t)[..., None]) + EPS)
     last = D[:, :, -1, :, None] * k  # (B, H, T, K)
-    return h, (start[:, :, -1:] * C + last.mT @ v, start[:, :, -1] * n + last.sum(2), m_t[..., -1])
+    return h, (start[:, :, -1:] * C + last.mT @ v, start[:, :, -1] * n + last.sum(2), m_t[..., -1].clone())

@@ -48,10 +48,13 @@ def short_convolution(
         z = z + x[:, j : j + T] * weight[:, j]
     if bias is not None:
         z = z + bias
-    return F.silu(z).to(x.dtype), x[:, T:]
+    return F.silu(z).to(x.dtype), last_tokens(x, taps - 1)
 
 
 def last_tokens(x: Tensor, tokens: int) -> Tensor:
-    """Return the last `tokens` tokens of x (batch, T, C), with zeros before its start."""
+    """Return a copy of the last `tokens` tokens of x (batch, T, C), with zeros before its start.
+
+    A view would keep all of x in memory as long as the state.
+    """
     missing = max(0, tokens - x.shape[1])
-    return F.pad(x[:, x.shape[1] - tokens + missing :], (0, 0, missing, 0))
+    return F.pad(x[:, x.shape[1] - tokens + missing :], (0, 0, missing, 0))  # which copies even if nothing is missing
