@@ -33,7 +33,7 @@ class ResumableCheckpoint(Checkpoint):
         """
         self.path = Path(dirpath, "last.ckpt")
         self.every_n_steps = every_n_steps
-        self._step = 0  # the last one that was seen to end
+        self._step = 0  # the last optimizer step that has ended
         self._stop: AgreedStop | None = None
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

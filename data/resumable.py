@@ -96,7 +96,7 @@ class ResumableData(L.LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         if self.trainer is not None:
             start_at_a_step(self.trainer)
-        # without persistent workers: those of an epoch would go on after the batches that they have prefetched
+        # Persistent workers would begin the next epoch after the batches that they have prefetched, and skip those.
         return _TrainingLoader(_TrainingBatches(self), batch_size=None, num_workers=self.num_workers)
 
     @property

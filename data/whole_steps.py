@@ -1,4 +1,4 @@
-"""Training in whole optimizer steps: a trainer's options that would break one, and where a resumed epoch goes on."""
+"""Keep training in whole optimizer steps: refuse options that would break one, and resume an epoch at one."""
 
 from typing import Any
 

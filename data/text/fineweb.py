@@ -147,7 +147,7 @@ class FineWeb(ResumableData):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["shards"] != self.manifest.digest:
-            raise ValueError(f"data.shards: the checkpoint was trained on others than those in {self.folder}")
+            raise ValueError(f"data.shards: the checkpoint was trained on other shards than those in {self.folder}")
         if state_dict["context"] != self.context:
             before = state_dict["context"]
             raise ValueError(f"data.context: the checkpoint was trained with {before}, got {self.context}")

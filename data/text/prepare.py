@@ -37,7 +37,7 @@ from data.text.tokenizer import DEFAULT_TOKENIZER, Tokenizer, load_tokenizer, to
 
 
 class Preparation:
-    """The shards that are written so far, and the number of documents in them."""
+    """The shards written so far, and the number of documents in them."""
 
     def __init__(self, out: Path, settings: dict[str, Any], dtype: np.dtype, shard_tokens: int):
         self.out = out

@@ -127,7 +127,7 @@ def test_validation_rows_are_the_first_ones(random_shards):
 def test_a_checkpoint_of_other_shards_or_another_context_is_refused(random_shards, write_shards, tmp_path):
     saved = open_rows(random_shards).state_dict()
     other = write_shards(tmp_path / "other", [[[5] * 200]], [[[5] * 200]])
-    with pytest.raises(ValueError, match=r"data.shards: the checkpoint was trained on others"):
+    with pytest.raises(ValueError, match=r"data.shards: the checkpoint was trained on other shards"):
         open_rows(other).load_state_dict(saved)
     with pytest.raises(ValueError, match=r"data.context: the checkpoint was trained with 16, got 8"):
         open_rows(random_shards, context=8).load_state_dict(saved)
