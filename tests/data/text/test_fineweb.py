@@ -1,3 +1,4 @@
+import sys
 import tempfile
 from collections.abc import Iterable
 from itertools import islice
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.loops.progress import _BatchProgress
 
 from data import DataError, FineWeb
+from data.text import speed
 
 CONTEXT = 16
 CPU = torch.device("cpu")
@@ -142,6 +144,14 @@ def test_more_ranks_than_rows_are_refused(random_shards):
     with pytest.raises(DataError, match=r"data.context: the validation split of .* has no row of 20000 \+ 1 tokens"):
         open_rows(random_shards, batch_size=1, context=20000)
     open_rows(random_shards, batch_size=1, ranks=8, context=2048).setup("fit")  # 3 validation rows, which are padded
+
+
+@pytest.mark.parametrize(("option", "least"), [("--seconds=0", "above 0"), ("--context=0", "at least 1")])
+def test_the_speed_of_reading_ends_with_one_line(option, least, random_shards, monkeypatch):
+    options = [f"--shards={random_shards}", "--source=README.md", "--seconds=1e-3", option]
+    monkeypatch.setattr(sys, "argv", ["data.text.speed", *options])
+    with pytest.raises(SystemExit, match=rf"^error: [^\n]*must be {least}, got 0"):
+        speed.main()
 
 
 @pytest.mark.parametrize("option", ["batch_size", "context", "validation_rows"])
