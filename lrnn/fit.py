@@ -159,7 +159,7 @@ class FitCLI(LightningCLI):
         run_dir = self.config.run_dir
         checkpoint = ResumableCheckpoint(str(self.checkpoint.parent), self.config.checkpoint_every)
         progress = [] if self.config.trainer.enable_progress_bar is False else [Progress()]
-        # which Lightning adds to the configured ones
+        # Lightning adds these callbacks to the configured ones
         self.trainer_defaults = {
             "callbacks": [
                 StopOnNonFinite(),
@@ -204,7 +204,7 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     try:
         with launching():
             cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint)
-    except (DataError, MisconfigurationException) as error:  # which only the data and the devices show
+    except (DataError, MisconfigurationException) as error:  # a fault that shows only with the data and the devices
         raise ConfigError(one_line(str(error), arguments)) from error
     except OSError as error:  # it names a file, not an option: a full disk, for example
         raise ConfigError(one_line(str(error))) from error
@@ -218,7 +218,7 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
 
 
 def before_first_step(error: Exception, cli: FitCLI, arguments: Sequence[str]) -> str:
-    """Return one line for an error that most often is an option's fault, and keep its traceback in the run's folder."""
+    """Return one line for an error that an option most likely caused, and keep its traceback in the run's folder."""
     file = Path(cli.config.run_dir, "traceback.txt")
     if cli.trainer.is_global_zero:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ def check_resumable(path: Path, cli: FitCLI) -> None:
 
 
 def say_if_outside(logger: Logger, run_dir: Path) -> None:
-    """Say where a logger of the user's writes, if not in the run's folder."""
+    """Say where a logger writes, if not in the run's folder."""
     folder = getattr(logger, "log_dir", None) or logger.save_dir
     if folder and not Path(folder).absolute().is_relative_to(run_dir.absolute()):
         rank_zero_info(f"trainer.logger: {type(logger).__name__} writes to {folder}, outside of run_dir, {run_dir}")

@@ -1,6 +1,6 @@
 """Continue texts: python -m lrnn.generate --checkpoint=runs/pretrain_smoke --prompt="def "
 
-A prompt is read in a few calls, then each token takes one `step`: the cost of a token does not depend on the past.
+A prompt is read in a few calls. Then each token takes one `step`, whose cost does not depend on the tokens before it.
 """
 
 import json

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 
 from lrnn.bench.row import Row, in_turn
-from lrnn.bench.training import DELTA_NET_340M, Shape
+from lrnn.bench.shapes import DELTA_NET_340M, Shape, random_delta_net
 from lrnn.evaluate.likelihood import Continuation, score_continuations
 from lrnn.evaluate.perplexity_scoring import score_perplexity
-from lrnn.models import DeltaNet, LanguageModel
+from lrnn.models import LanguageModel
 
 SMALL = Shape(width=128, layers=2, heads=4, mlp_width=256, vocab_size=32_000, batch=1, length=0)
 CHOICES, ROUNDS = 4, 3
@@ -21,28 +21,14 @@ CHOICES, ROUNDS = 4, 3
 
 def rows() -> Iterator[Row]:
     """Measure on a GPU, at 340M parameters in bfloat16."""
-    model = random_model(DELTA_NET_340M)
+    model = random_delta_net(DELTA_NET_340M, tie_embeddings=True).eval()
     yield memory_row("DeltaNet 340M", model, 131_072, 16_384)
     yield choices_row("DeltaNet 340M", model, questions=64, prefix=512, choice=16)
 
 
 def cpu_rows() -> Iterator[Row]:
-    yield choices_row("DeltaNet of 2 blocks", random_model(SMALL), questions=4, prefix=256, choice=8)
-
-
-def random_model(shape: Shape) -> DeltaNet:
-    """Make a DeltaNet of random weights on the GPU, or on the CPU if there is none."""
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        return DeltaNet(
-            width=shape.width,
-            heads=shape.heads,
-            layers=shape.layers,
-            mlp_width=shape.mlp_width,
-            vocab_size=shape.vocab_size,
-            conv_size=4,
-            tie_embeddings=True,
-            init_std=0.02,
-        ).eval()
+    model = random_delta_net(SMALL, tie_embeddings=True).eval()
+    yield choices_row("DeltaNet of 2 blocks", model, questions=4, prefix=256, choice=8)
 
 
 def memory_row(name: str, model: LanguageModel, long: int, short: int) -> Row:
@@ -54,7 +40,7 @@ def memory_row(name: str, model: LanguageModel, long: int, short: int) -> Row:
         score_perplexity(model, sequence, [length], device=model.device, precision=_precision(model))
         return torch.cuda.max_memory_allocated() / 2**30
 
-    peak(short)  # which compiles kernels, and tunes them in extra memory
+    peak(short)  # the first call compiles kernels, and tunes them in extra memory
     return Row(f"{name}, perplexity, peak memory: {long:,} tokens, {short:,} tokens", peak(long), peak(short), "GiB")
 
 

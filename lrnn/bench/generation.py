@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrnn.bench.evaluation import random_model
 from lrnn.bench.row import Row, in_turn
-from lrnn.bench.training import DELTA_NET_340M, Shape
+from lrnn.bench.shapes import DELTA_NET_340M, Shape, random_delta_net
 from lrnn.export.__main__ import write_folder
 from lrnn.export.delta_net import export_delta_net
 from lrnn.models import DeltaNet
@@ -27,8 +26,8 @@ def rows() -> Iterator[Row]:
 
 
 def generation_row(name: str, shape: Shape, tokens: int) -> Row:
-    """Compare the tokens a second, with the reading of the prompts; both decode greedily with weights in bfloat16."""
-    model = random_model(shape)
+    """Compare tokens per second. Both read the prompts and decode greedily, with weights in bfloat16."""
+    model = random_delta_net(shape, tie_embeddings=True).eval()
     prompts = torch.randint(1, shape.vocab_size, (shape.batch, shape.length), device=model.device)  # 0 is padding
     theirs = exported(model)
     round_products(model, torch.bfloat16)
@@ -44,7 +43,7 @@ def generation_row(name: str, shape: Shape, tokens: int) -> Row:
         return shape.batch * tokens / _seconds(partial(decode, tokens), prompts)
 
     for decode in (ours, baseline):
-        decode(8)  # which compiles kernels
+        decode(8)  # the first call compiles kernels
     rates = in_turn(lambda: rate(ours), lambda: rate(baseline), ROUNDS)
     return Row(
         f"{name} generates {shape.batch} x {tokens} tokens after {shape.length}: ours, exported model's generate",

@@ -18,7 +18,7 @@ from lrnn.ops.short_convolution.operators import short_convolution_backward, sho
 from lrnn.ops.swiglu.operators import swiglu_op
 
 ROUNDS = 3
-EXPONENTIALS_A_CLOCK = 16  # that one multiprocessor computes
+EXPONENTIALS_PER_CLOCK = 16  # of one multiprocessor
 
 
 def rows() -> Iterator[Row]:
@@ -38,14 +38,14 @@ def rows() -> Iterator[Row]:
 
 
 def copy_bandwidth() -> float:
-    """Measure the bytes a second of a copy, read and written."""
+    """Measure the bytes per second that a copy reads and writes."""
     x = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     y = torch.empty_like(x)
     return 2 * 2**30 / (milliseconds(lambda: y.copy_(x)) / 1e3)
 
 
 def matrix_product_rate() -> float:
-    """Measure the operations a second of an 8192^3 product in bfloat16."""
+    """Measure the operations per second of an 8192^3 product in bfloat16."""
     a, b = _randn(2, 8192, 8192).unbind()
     return 2 * 8192**3 / (milliseconds(lambda: a @ b) / 1e3)
 
@@ -61,7 +61,7 @@ def _randn(*shape: int) -> Tensor:
 
 
 def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float) -> Row:
-    """Compare with the least time that its bytes and exponentials take."""
+    """Compare with the least time in which the GPU can move its bytes and compute its exponentials."""
     u, dy = _randn(2, batch, T, D).unbind()
     dt, A = F.softplus(_randn(batch, T, D)), -torch.arange(1.0, N + 1, device="cuda").repeat(D, 1).mT
     B, C = _randn(2, batch, T, N).unbind()
@@ -74,7 +74,7 @@ def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float
     numbers = (3 + 5) * u.numel()  # u, dt, y forward; u, dt, dy, du, ddt backward
     card = torch.cuda.get_device_properties(0)
     # card.clock_rate is in kHz
-    exponentials = 2 * u.numel() * N / (EXPONENTIALS_A_CLOCK * card.multi_processor_count * 1e3 * card.clock_rate)
+    exponentials = 2 * u.numel() * N / (EXPONENTIALS_PER_CLOCK * card.multi_processor_count * 1e3 * card.clock_rate)
     floor = 1e3 * max(2 * numbers / bandwidth, exponentials)
     name = f"selective scan [{1 - s}, 1], {batch} x {T}, {D} channels of {N} states, bf16: ours, floor"
     return Row(name, milliseconds(both), floor, "ms")

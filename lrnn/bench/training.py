@@ -18,32 +18,22 @@ from callbacks import CompileTraining
 from data import Batch
 from lrnn.bench.kernels import matrix_product_rate
 from lrnn.bench.row import Row, in_turn
+from lrnn.bench.shapes import (
+    DELTA_NET_1B,
+    DELTA_NET_340M,
+    MAMBA_370M,
+    PARITY,
+    Shape,
+    random_delta_net,
+    random_mamba,
+)
 from lrnn.fit import fit
-from lrnn.models import DeltaNet, LanguageModel, Mamba
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Shape of a model and of its batch. Mamba has neither heads nor an MLP."""
-
-    width: int
-    layers: int
-    vocab_size: int
-    batch: int
-    length: int
-    heads: int = 0
-    mlp_width: int = 0
-
-
-PARITY = Shape(width=128, layers=2, heads=4, mlp_width=512, vocab_size=3, batch=1024, length=40)
-DELTA_NET_340M = Shape(width=1024, layers=24, heads=8, mlp_width=2816, vocab_size=32_000, batch=16, length=2048)
-DELTA_NET_1B = Shape(width=2048, layers=24, heads=16, mlp_width=5632, vocab_size=32_000, batch=6, length=2048)
-MAMBA_370M = Shape(width=1024, layers=48, vocab_size=32_000, batch=16, length=2048)
+from lrnn.models import LanguageModel
 
 
 @dataclass
 class Timing:
-    seconds: float  # a step
+    seconds: float  # of a step
     peak_bytes: int
     parameters: int
 
@@ -90,7 +80,7 @@ def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Ro
     embedding = shape.vocab_size * shape.width
 
     def share(timing: Timing) -> float:
-        """Share of the matrix product's rate, by 6 operations a parameter and token; the recurrence does not count."""
+        """Return the share of the matrix product's rate, at 6 operations per parameter and token."""
         return 6 * (timing.parameters - embedding) * tokens / timing.seconds / product_rate
 
     yield Row(
@@ -148,7 +138,7 @@ def fit_step(configs: Sequence[str], options: tuple[str, ...] = (), warmup: int 
 
 def lightning_step(model: LanguageModel, shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
     """Time a training step of Lightning's loop over a language model."""
-    torch.compiler.reset()  # else the models of earlier rows count towards the compiler's limit of recompilations
+    torch.compiler.reset()  # the models of earlier rows would count towards the limit of recompilations
     watch = _Stopwatch(warmup, steps)
     trainer = L.Trainer(
         accelerator="gpu",
@@ -167,30 +157,12 @@ def lightning_step(model: LanguageModel, shape: Shape, warmup: int = 4, steps: i
 
 def our_delta_net(shape: Shape, eigenvalue_range: tuple[int, int] = (-1, 1)) -> LanguageModel:
     _start_afresh()
-    with torch.device("cuda"):
-        return DeltaNet(
-            eigenvalue_range=eigenvalue_range,
-            width=shape.width,
-            heads=shape.heads,
-            layers=shape.layers,
-            mlp_width=shape.mlp_width,
-            vocab_size=shape.vocab_size,
-            init_std=0.02,
-            learning_rate=3e-4,
-        )
+    return random_delta_net(shape, eigenvalue_range=eigenvalue_range, learning_rate=3e-4)
 
 
 def our_mamba(shape: Shape, eigenvalue_range: tuple[int, int]) -> LanguageModel:
     _start_afresh()
-    with torch.device("cuda"):
-        return Mamba(
-            eigenvalue_range=eigenvalue_range,
-            width=shape.width,
-            layers=shape.layers,
-            vocab_size=shape.vocab_size,
-            init_std=0.02,
-            learning_rate=3e-4,
-        )
+    return random_mamba(shape, eigenvalue_range=eigenvalue_range, learning_rate=3e-4)
 
 
 def bare_loop_step(shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:

@@ -49,7 +49,7 @@ def prefix_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_t
     """
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.axvspan(0, longest_trained, color="0.92", zorder=0, label=f"trained on (up to {longest_trained:g})")
+    axes.axvspan(0, longest_trained, color="0.92", zorder=0, label=f"trained on (up to {longest_trained:.0f})")
     if any(len(runs) > 1 for runs in curves.values()):
         axes.plot([], [], color="0.5", linewidth=0.7, label=SEEDS)
     for i, (name, runs) in enumerate(curves.items()):
@@ -58,7 +58,8 @@ def prefix_figure(curves: Mapping[str, Sequence[Mapping[int, float]]], longest_t
             axes.plot(positions, [run[t] for t in positions], color=f"C{i}", linewidth=0.7, alpha=0.5)
         middle = [median(run[t] for run in runs) for t in positions]
         style = ("-", "--", "-.", ":")[i % 4]  # so that both of two curves that coincide are visible
-        axes.plot(positions, middle, style, color=f"C{i}", linewidth=2, label=name)
-    axes.set(xlabel="tokens t", ylabel="all labels up to t are right", ylim=(-0.03, 1.05), xlim=(0, None))
+        marker = "" if len(positions) > 1 else "."  # a task with one label has one position
+        axes.plot(positions, middle, style, color=f"C{i}", linewidth=2, marker=marker, label=name)
+    axes.set(xlabel="tokens t", ylabel="share of sequences right up to t", ylim=(-0.03, 1.05), xlim=(0, None))
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure

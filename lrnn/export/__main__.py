@@ -65,7 +65,7 @@ def export(
     tokenizer = tokenizer or tokenizer_of_run(Path(run_dir, "config.yaml"))
     partial = folder.with_name(folder.name + ".partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # which an export that was killed left
+        shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
         partial.mkdir(parents=True)
         write_folder(partial, model, exported, tokenizer, max_shard_size)
         partial.replace(folder)
@@ -76,7 +76,7 @@ def export(
     print(f"{out}: {type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters. To load it:")
     print(exported.to_load)
     if tokenizer:
-        trust = ", trust_remote_code=True" if exported.code else ""  # else transformers asks before it reads the config
+        trust = ", trust_remote_code=True" if exported.code else ""  # without it transformers asks the user first
         print(f"tokenizer = transformers.AutoTokenizer.from_pretrained({out!r}{trust})")
 
 
@@ -99,7 +99,7 @@ def write_folder(
     # clones, since the file format takes no two tensors in the same memory
     weights = {name: weight.detach().clone() for name, weight in exported.weights.items()}
     save_torch_state_dict(weights, folder, max_shard_size=max_shard_size, metadata={"format": "pt"})
-    for file in folder.glob("*.safetensors"):  # which are written so that only their owner can read them
+    for file in folder.glob("*.safetensors"):  # as written, only their owner can read them
         shutil.copymode(folder / "config.json", file)
 
 

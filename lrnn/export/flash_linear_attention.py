@@ -1,4 +1,4 @@
-"""What all exports for flash-linear-attention share: its models differ in their mixers only.
+"""What the exports for flash-linear-attention share. Its models differ in their mixers only.
 
 ours                               theirs
 embedding, norm, head              model.embeddings, model.norm, lm_head
@@ -45,7 +45,7 @@ def export_to_fla(
         **common_config(model),
         "intermediate_size": mlp.down.in_features,
         "hidden_act": "swish",
-        "dtype": "bfloat16",  # the dtype that it loads in, since fla's chunked kernels take no float32
+        "dtype": "bfloat16",  # the dtype in which it is loaded, as fla's chunked kernels take no float32
         **config,
     }
     lines = f"import fla, transformers\nmodel = transformers.AutoModelForCausalLM.from_pretrained({out!r}).cuda()"

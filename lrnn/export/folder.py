@@ -20,7 +20,7 @@ class Exported:
         config: content of config.json.
         weights: tensors by the names of that class.
         to_load: lines of Python that load the folder.
-        code: modelling file that is copied into the folder, if the class is no one else's.
+        code: modelling file that is copied into the folder, if no library has the class.
     """
 
     config: dict[str, Any]

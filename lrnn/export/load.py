@@ -36,7 +36,7 @@ def load_exported(folder: Path) -> LanguageModel:
         saved = {name: weight for file in folder.glob("*.safetensors") for name, weight in load_file(file).items()}
         model, exported = make(config)
         _fill(exported.weights, saved)
-    except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"checkpoint: {folder} is not a whole folder of python -m lrnn.export ({reason})") from error
     return model.eval()

@@ -60,7 +60,7 @@ class MambaNegativeState:
     The tensors of a state are replaced, never written to, so that `copy` needs to copy none of them.
     """
 
-    is_compileable = False  # `generate` asks for these two, as of transformers' own caches
+    is_compileable = False  # `generate` reads these two, which transformers' own caches have
     is_croppable = False
 
     def __init__(self, layers: int):
@@ -209,7 +209,11 @@ class MambaNegativeForCausalLM(PreTrainedModel, GenerationMixin):
         is_first_iteration: bool = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """A state that the user gives has read none of `input_ids`; after the first iteration, all but the last."""
+        """Leave out the tokens that the state has read.
+
+        A state that the user gives has read none of `input_ids`. After the first iteration, it has read all but the
+        last.
+        """
         if cache_params is not None and use_cache is not False and not is_first_iteration:
             input_ids, attention_mask = input_ids[:, -1:], None
         return {
@@ -238,7 +242,7 @@ class MambaNegativeForCausalLM(PreTrainedModel, GenerationMixin):
             attention_mask: 0 for padding, which is on the left: (b, T), or (b, more) with a column for each token that
                 was read before, too.
             cache_params: State after the tokens before. It is brought up to date, unless `use_cache` is false.
-            labels: Tokens (b, T) to predict, not shifted, -100 where there is none.
+            labels: Tokens (b, T) to predict, not shifted; -100 for those that do not count.
             use_cache: Whether to return the state.
             kwargs: `num_items_in_batch`, by which the sum of the losses is divided.
 

@@ -1,4 +1,4 @@
-"""Architectures: one file each, its mixer and its LightningModule."""
+"""Architectures. The file of each holds its mixer and its LightningModule."""
 
 from lrnn.models.architecture import Architecture
 from lrnn.models.delta_net import DeltaNet, DeltaNetMixer

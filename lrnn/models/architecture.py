@@ -3,8 +3,8 @@
     class DeltaNet(Architecture, mixer=DeltaNetMixer):
         ...
 
-is all that it takes. The options of DeltaNet are those of LanguageModel and those of DeltaNetMixer; each is declared,
-and described, in one place.
+is all that it takes to make one. The options of DeltaNet are those of LanguageModel and those of DeltaNetMixer. Each
+option is declared and described in one place.
 """
 
 import inspect
@@ -51,7 +51,7 @@ def _initializer(mixer: type[Mixer], defaults: Mapping[str, Any]) -> Callable[..
     mixer_options, model_options = _options(mixer), _options(LanguageModel)
     twice = mixer_options.keys() & model_options.keys()
     if twice:
-        raise TypeError(f"{mixer.__name__} declares {', '.join(sorted(twice))}, which LanguageModel does")
+        raise TypeError(f"{mixer.__name__} declares {', '.join(sorted(twice))}, which LanguageModel declares too")
     options = mixer_options | model_options
     if unknown := defaults.keys() - options.keys():
         raise TypeError(f"{mixer.__name__}: there is no option {', '.join(sorted(unknown))} to give a default")
@@ -74,6 +74,9 @@ def _initializer(mixer: type[Mixer], defaults: Mapping[str, Any]) -> Callable[..
 
 
 def _options(owner: type) -> dict[str, Parameter]:
-    """Return the options that a class declares; what it is handed by the model, its first argument, is none."""
+    """Return the options that a class declares: the parameters of `__init__` after `self` and the first argument.
+
+    The first argument of a mixer is its `Layer`, and that of LanguageModel makes the mixers. Neither is an option.
+    """
     _, _, *declared = inspect.signature(owner.__init__).parameters.values()  # type: ignore[misc]
     return {p.name: p.replace(kind=Parameter.KEYWORD_ONLY) for p in declared}

@@ -1,8 +1,8 @@
 """Auxiliary terms of the training loss: scalars that mixers add to the cross-entropy, by name.
 
 A mixer writes its terms into a dictionary while it runs (lrnn/models/mixer.py), the block returns them, and the model
-sums them over the blocks. The loss that a training step returns has the value of the cross-entropy, so that losses of
-runs with and without terms compare, and the gradient of
+sums them over the blocks. The loss that a training step returns has the value of the cross-entropy, so that runs with
+and without terms can be compared. Its gradient is that of
 
     cross-entropy + sum of all terms
 
@@ -19,7 +19,7 @@ Terms = dict[str, Tensor]
 
 
 def merge(terms: Terms, more: Terms) -> Terms:
-    """Return both, with the sum of those that have the same name."""
+    """Return the terms of both; terms of the same name are summed."""
     return terms | {name: terms[name] + term if name in terms else term for name, term in more.items()}
 
 

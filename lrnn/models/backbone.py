@@ -10,14 +10,14 @@ from lrnn.models.layers import Norm, make_add_norm
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.ops import dtype_of_products
 
-BlockState = tuple[MixerState, MixerState]  # of the mixer and of the channel mixer, which is () where there is none
+BlockState = tuple[MixerState, MixerState]  # of the mixer and of the channel mixer; () without a channel mixer
 
 
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + channel_mixer(norm(x)) where the model has a channel mixer.
 
-    A block takes the residual stream as two terms, both (B, T, width), and returns it as two: the branch of its last
-    mixer is not added here, but together with the next norm, which saves a pass over memory.
+    A block takes the residual stream as two terms, both (B, T, width), and returns it as two terms: the stream and the
+    branch of its last mixer. The next norm adds them, which saves a pass over memory.
     """
 
     def __init__(self, layer: Layer, mixer: Mixer, channel_mixer: Mixer | None = None, norm: Norm = "rms"):
@@ -40,8 +40,8 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, BlockState]:
         """Read T tokens; return the residual stream for all of them, or only for those at `positions` (B, P).
 
-        P may be 0, where only the state is needed. The auxiliary terms of the training loss are added to `terms`, if it
-        is given.
+        P may be 0 if only the state is needed. The auxiliary terms of the training loss are added to `terms`, if it is
+        given.
         """
         mixer_state, channel_state = (None, None) if state is None else state
         x, h = self.mixer_norm(x, y)
@@ -66,10 +66,11 @@ class Block(nn.Module):
     ) -> tuple[Tensor, Tensor, Terms, Tensor | None]:
         """Run `forward` from the start of a sequence. Only training calls this method.
 
-        The auxiliary terms of the loss follow, of which most blocks have none. Then comes the recurrent state after the
-        last token, (B, recurrent_size), if `keeps_state` asks for it.
-
         Compilers and strategies that shard replace it (`hot_paths` of LanguageModel).
+
+        Returns:
+            the two terms of the residual stream; the auxiliary terms of the loss, of which most blocks have none; and
+            the recurrent state after the last token (B, recurrent_size), or None without `keeps_state`.
         """
         terms: Terms = {}
         x, y, (mixer_state, _) = self.forward(x, y, None, positions, terms if self.training else None)
@@ -114,7 +115,7 @@ class Backbone(nn.Module):
         for layer in layers:
             mixer = make_mixer(layer)
             blocks.append(Block(layer, mixer, None if make_channel_mixer is None else make_channel_mixer(layer), norm))
-        self.blocks: list[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]  # it is one of Blocks
+        self.blocks: list[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]  # a list of Blocks
         self.norm = make_add_norm(norm, width, eps, form)
         self.head = nn.Linear(width, vocab_size, bias=False)
         if tie_embeddings:
@@ -131,7 +132,7 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, list[BlockState]]:
         """Return what the head reads, (B, T, width), and the state of every block.
 
-        With `positions` (B, P), the former is (B, P, width): what the head reads for those tokens alone. P may be 0.
+        With `positions` (B, P), the result is (B, P, width): what the head reads for these tokens. P may be 0.
         """
         x, y = self.embed(tokens)
         new_state = []
@@ -146,8 +147,8 @@ class Backbone(nn.Module):
     ) -> tuple[Tensor, Tensor, Terms, list[Tensor]]:
         """Return the two terms of the residual stream after the last block, from the start of the sequence.
 
-        Both are (B, T, width), or (B, P, width) for the tokens at `positions` (B, P). The auxiliary terms of the loss
-        follow, summed over the blocks, and the recurrent states of the blocks that keep theirs.
+        Both are (B, T, width), or (B, P, width) for the tokens at `positions` (B, P). The third result is the auxiliary
+        terms of the loss, summed over the blocks. The fourth is the recurrent states of the blocks that keep theirs.
         """
         x, y = self.embed(tokens)
         terms: Terms = {}
@@ -163,7 +164,7 @@ class Backbone(nn.Module):
     def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two terms of the residual stream before the first block; the second is zero.
 
-        Their dtypes are those between all blocks, so that the first block compiles to the same code.
+        Their dtypes are those between two blocks, so that the first block compiles to the same code as the others.
         """
         x = self.embedding(tokens)
         return x, torch.zeros_like(x, dtype=dtype_of_products(x), requires_grad=x.requires_grad)

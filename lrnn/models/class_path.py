@@ -16,7 +16,7 @@ def import_path(cls: type) -> str:
 
 
 def plain(option: Any) -> Any:
-    """Return an option as a configuration file would say it.
+    """Return an option as a configuration file writes it.
 
     A class, or a functools.partial of one, becomes a mapping of `class_path` and `init_args`.
 
@@ -30,7 +30,7 @@ def plain(option: Any) -> Any:
     if isinstance(option, type):
         return {"class_path": import_path(option)}
     if isinstance(option, partial):
-        # jsonargparse hands the class to its own functions, as an argument
+        # jsonargparse makes a partial of a function of its own, with the class as an argument
         classes = [x for x in (option.func, *option.args) if isinstance(x, type)]
         if classes:
             return {"class_path": import_path(classes[-1]), "init_args": plain(option.keywords)}

@@ -5,8 +5,6 @@ beta    = s * sigmoid(w x)       s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1)
 y       = W_o RMSNorm(delta_rule(q, k, v, beta))
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,9 +12,10 @@ from torch import Tensor
 from lrnn.models.architecture import Architecture
 from lrnn.models.auxiliary_terms import Terms
 from lrnn.models.gate_saturation import saturation_of_logits
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state, size_of_heads
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
+from lrnn.models.unit_keys import QKActivation, beta_for_rounded_keys, check_activation, size_of_heads
 from lrnn.ops import (
     at_least_float32,
     delta_rule,
@@ -40,7 +39,7 @@ class DeltaNetMixer(Mixer):
         head_size: int | None = None,
         conv_size: int = 4,
         conv_init_std: float | None = None,
-        qk_activation: Literal["silu", "identity"] = "silu",
+        qk_activation: QKActivation = "silu",
         gate_saturation: float = 0.0,
     ):
         """
@@ -53,15 +52,15 @@ class DeltaNetMixer(Mixer):
             conv_init_std: Standard deviation of the normal initialisation of the convolution's taps, as in the paper's
                 code and in flash-linear-attention; PyTorch's own initialisation when absent.
             qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0 (paper, Section 5.2).
-            gate_saturation: Strength of the push of beta onto the ends of its range (lrnn/models/gate_saturation.py).
+            gate_saturation: Strength of the term that pushes beta onto the ends of its range; 0 for none
+                (lrnn/models/gate_saturation.py).
         """
         super().__init__()
         width = layer.width
         head_size = size_of_heads(width, heads, head_size)
         if gate_saturation < 0:
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
-        if qk_activation == "identity" and conv_size:
-            raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
+        check_activation(qk_activation, conv_size)
         self.heads = heads
         self.qk_activation = qk_activation
         self.beta_scale = range_scale(eigenvalue_range)
@@ -82,15 +81,12 @@ class DeltaNetMixer(Mixer):
         (q, k, v, k_square), logits, conv_state = self._project(x, conv_state)
         if terms is not None:
             terms["gate_saturation"] = saturation_of_logits(logits, self.gate_saturation)
-        beta = self.beta_scale * torch.sigmoid(logits)
-        if k.element_size() < 4:
-            # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
-            beta = beta / k_square.clamp_min(0.5)
+        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(logits), k, k_square)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> HouseholderTransitions:
-        """Return the transitions I - beta k k^T of T tokens, one group a head; takes the arguments of `forward`."""
+        """Return the transitions I - beta k k^T of T tokens, a group for each head, from the arguments of `forward`."""
         (_, k, _, _), logits, _ = self._project(x, None if state is None else state[0])
         return HouseholderTransitions((self.beta_scale * torch.sigmoid(logits))[:, :, None], k[:, :, None])
 
@@ -120,9 +116,7 @@ class DeltaNetMixer(Mixer):
         k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
         k, v = F.silu(k) if self.qk_activation == "silu" else k, F.silu(v)
         k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
-        beta = self.beta_scale * torch.sigmoid(at_least_float32(logits))
-        if k.element_size() < 4:
-            beta = beta / k.float().square().sum(-1).clamp_min(0.5)
+        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(at_least_float32(logits)), k)
         return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
 
     @property

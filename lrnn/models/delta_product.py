@@ -1,24 +1,25 @@
-"""DeltaProduct (Siems et al. 2025): several reflections a token, so that one layer can rotate and permute.
+"""DeltaProduct (Siems et al. 2025): several reflections for each token, so that one layer can rotate and permute.
 
 q, k_j, v_j = SiLU(conv(W x))    |q| = |k_j| = 1, q scaled by d_head^-1/2, for j = 1, ..., n reflections
 beta_j      = s * sigmoid(w_j x) s = 1: eigenvalues of each reflection in (0, 1); s = 2: in (-1, 1)
 log g       = -exp(A_log) softplus(w_g x + b_dt)      with a forget gate (Gated DeltaProduct), else g = 1
 y           = W_o RMSNorm(delta_product(q, k, v, beta, log g))
 
-n reflections move n + 1 points: one layer needs n = 1 for the swaps of a permutation group, and up to 4 for all of S5.
+A product of n reflections permutes at most n + 1 points. So one layer needs n = 1 for swaps of two points, and n = 4
+for all permutations of five points (S5).
 """
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.architecture import Architecture
-from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state, size_of_heads
+from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
+from lrnn.models.unit_keys import QKActivation, beta_for_rounded_keys, check_activation, size_of_heads
 from lrnn.ops import at_least_float32, delta_product, range_scale, softplus
 
 
@@ -34,7 +35,7 @@ class DeltaProductMixer(Mixer):
         reflections: int = 2,
         forget_gate: bool = False,
         conv_size: int = 4,
-        qk_activation: Literal["silu", "identity"] = "silu",
+        qk_activation: QKActivation = "silu",
         beta_bias: bool = False,
     ):
         """
@@ -43,8 +44,8 @@ class DeltaProductMixer(Mixer):
             eigenvalue_range: Range of the eigenvalues of each reflection, [0, 1] or [-1, 1].
             heads: Number of heads.
             head_size: Size of keys, queries and values; when absent, the heads share the width and must divide it.
-            reflections: Number of Householder reflections a token.
-            forget_gate: Whether a gate a head and token scales the state before the reflections.
+            reflections: Number of Householder reflections for each token.
+            forget_gate: Whether each head has a gate that scales its state before the reflections of a token.
             conv_size: Tokens seen by the short convolution on q, k and v; 0 for none.
             qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0.
             beta_bias: Whether the logits of beta have a bias.
@@ -54,8 +55,7 @@ class DeltaProductMixer(Mixer):
         head_size = size_of_heads(width, heads, head_size)
         if reflections < 1:
             raise ValueError(f"model.reflections: must be at least 1, got {reflections}")
-        if qk_activation == "identity" and conv_size:
-            raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
+        check_activation(qk_activation, conv_size)
         self.heads = heads
         self.reflections = reflections
         self.beta_scale = range_scale(eigenvalue_range)
@@ -85,18 +85,18 @@ class DeltaProductMixer(Mixer):
             v = F.silu(v)
         q = (F.normalize(at_least_float32(q.squeeze(2)), dim=-1) * q.shape[-1] ** -0.5).to(qkv.dtype)
         k = F.normalize(at_least_float32(k), dim=-1).to(qkv.dtype)
-        beta = self._beta(logits, k)
+        beta = beta_for_rounded_keys(self._beta(logits), k)
         o, S = delta_product(q, k, v, beta, self._log_gate(gate), S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> HouseholderTransitions:
-        """Return the transitions of T tokens, one group a head; takes the arguments of `forward`."""
+        """Return the transitions of T tokens, a group for each head, from the arguments of `forward`."""
         qkv, logits, gate, _ = self._project(x, None if state is None else state[0])
         k, log_gate = qkv[:, :, 1 : self.reflections + 1], self._log_gate(gate)
-        return HouseholderTransitions(self._beta_of(logits), k, None if log_gate is None else log_gate.exp())
+        return HouseholderTransitions(self._beta(logits), k, None if log_gate is None else log_gate.exp())
 
     def _project(self, x: Tensor, conv_state: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return q, k_j and v_j (B, T, 1 + 2 n, heads, d_head), the logits of beta and of g, and the conv's state."""
+        """Return q, k_j and v_j (B, T, 1 + 2 n, heads, d_head), the logits of beta and of g, and the conv state."""
         qkv, logits, gate = self.in_proj(x).split(self.splits, dim=-1)
         if self.conv is not None:
             qkv, conv_state = self.conv(qkv, conv_state)
@@ -108,15 +108,8 @@ class DeltaProductMixer(Mixer):
         """Return log g (B, T, heads) from its logits, or None without a forget gate."""
         return -self.A_log.exp() * softplus(at_least_float32(gate) + self.dt_bias) if self.forget_gate else None
 
-    def _beta(self, logits: Tensor, k: Tensor) -> Tensor:
-        """Return beta (B, T, n, heads) from its logits (B, T, n heads), for keys that may be rounded."""
-        beta = self._beta_of(logits)
-        if k.element_size() < 4:
-            # a rounded k is not quite of length 1, and a state that it reflects would grow or fade
-            beta = beta / at_least_float32(k.detach()).square().sum(-1).clamp_min(0.5)
-        return beta
-
-    def _beta_of(self, logits: Tensor) -> Tensor:
+    def _beta(self, logits: Tensor) -> Tensor:
+        """Return beta (B, T, n, heads) from its logits (B, T, n heads)."""
         logits = at_least_float32(logits)
         if self.beta_bias is not None:
             logits = logits + self.beta_bias

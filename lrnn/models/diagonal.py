@@ -4,8 +4,8 @@
     a   = sigmoid(10 W x / sqrt(width))          in (0, 1), or tanh of the same, in (-1, 1)
     b   = W' x / sqrt(width)
 
-The steep gates reach the ends of their range early. The authors' model has no residual path; the block here has one,
-like all blocks of this package, unless `residual` is false.
+The factor 10 makes the gates steep, so that they soon reach the ends of their range. The authors' model has no residual
+path. The block here has one, like all blocks of this package, unless `residual` is false.
 """
 
 import torch
@@ -42,7 +42,7 @@ class DiagonalMixer(Mixer):
         return y, (h,)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
-        """Return the transitions a of T tokens, one group a number of h; takes the arguments of `forward`."""
+        """Return the transitions a of T tokens, a group for each number of h, from the arguments of `forward`."""
         scale = x.shape[-1] ** -0.5
         return DiagonalTransitions(self.gate(at_least_float32(self.transition_proj(x)) * (STEEPNESS * scale)))
 

@@ -4,8 +4,8 @@
     A   = (W x + c) / sqrt(width), as a matrix, and B likewise
 
 Nothing bounds the eigenvalues of A, so there is no range to choose, and a state may outgrow floating point on long
-sequences. The width^2 numbers of A a token leave no form faster than a loop. The authors' model has no residual
-path; the block here has one, like all blocks of this package.
+sequences. Since A has width^2 numbers for each token, no form is faster than a loop. The authors' model has no residual
+path. The block here has one, like all blocks of this package, unless `residual` is false.
 """
 
 import torch
@@ -49,7 +49,7 @@ class FullMatrixMixer(Mixer):
         return torch.stack(states, 1), (h,)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> MatrixTransitions:
-        """Return the matrices A of T tokens, one group; takes the arguments of `forward`."""
+        """Return the matrices A of T tokens, one group, from the arguments of `forward`."""
         width = x.shape[-1]
         A = at_least_float32(self.transition_proj(x)).unflatten(-1, (1, width, width))
         return MatrixTransitions(A * width**-0.5)

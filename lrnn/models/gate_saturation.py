@@ -1,15 +1,15 @@
-"""Gates pushed onto the end points of their range.
+"""Push gates onto the end points of their range.
 
-A state-transition eigenvalue is s * g - (s - 1) with a gate g in (0, 1). Training on short sequences leaves
-gates at 0.99, say: good for 40 tokens, but a state then fades, or a slow drift fills it, within some hundred.
-Both go away when every gate is 0 or 1. So the auxiliary term
+A state-transition eigenvalue is s * g - (s - 1) with a gate g in (0, 1). Training on short sequences leaves gates at,
+say, 0.99. That is good enough for 40 tokens, but within some hundred tokens a state fades, or a slow drift fills it.
+Neither happens if every gate is 0 or 1. So the auxiliary term
 
     strength * mean(log g + log(1 - g))
 
-is added to the loss (lrnn/models/auxiliary_terms.py). In terms of a logit its gradient does not fade as the gate
-closes, so the push goes on until floating point rounds the eigenvalue to its end point. There, where |log g| or
-|log(1 - g)| is past 18 in float32, the term is constant. It suits tasks whose state must be kept, such as groups; a
-model that should also forget wants it off.
+is added to the loss (lrnn/models/auxiliary_terms.py). Its gradient with respect to a logit does not fade as the gate
+closes. So it pushes until floating point rounds the eigenvalue to its end point. Beyond, where |log g| or |log(1 - g)|
+exceeds 18, the term is constant. It suits tasks whose state must be kept, such as groups. A model that should also
+forget must do without it.
 """
 
 import math

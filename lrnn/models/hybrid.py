@@ -20,7 +20,7 @@ class Hybrid(LanguageModel):
         """
         Args:
             mixers: Mixers by a name of your choice, each a class with its own options.
-            pattern: Names of the mixers of the first blocks, in order; it starts again after the last.
+            pattern: Names of the mixers of the blocks, in order. After the last name the pattern starts again.
         """
         if not pattern:
             raise ValueError("model.pattern: must name at least one mixer, got []")
@@ -35,7 +35,7 @@ class Hybrid(LanguageModel):
             name = pattern[layer.index % len(pattern)]
             try:
                 return mixers[name](layer)
-            except ValueError as error:  # which names an option of the mixer
+            except ValueError as error:  # its message names an option of the mixer
                 raise ValueError(str(error).replace("model.", f"model.mixers.{name}.", 1)) from error
 
         super().__init__(make_mixer, **kwargs)

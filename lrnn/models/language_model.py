@@ -81,20 +81,16 @@ class LanguageModel(L.LightningModule):
             learning_rate: Peak learning rate of AdamW.
             weight_decay: Weight decay of matrices; norms, biases, embeddings, A_log and D get none.
             betas: Decay rates of AdamW's two moments.
-            adam_eps: Epsilon that AdamW adds to the root of the second moment; a gradient far below it trains no more.
+            adam_eps: Epsilon that AdamW adds to the root of the second moment; gradients far below it train nothing.
             state_consistency: Strength of the term that pulls sequences with the same last label into the same state
                 (lrnn/models/state_consistency.py); 0 for none.
             consistency_start: Cross-entropy, in nats, below which this term begins to reach the model.
             consistency_ramp: Steps over which its strength grows, or a fraction of all steps if below 1.
-            consistency_rate: Learning rate of its table of states, as a multiple of the model's. A table that many
-                labels share, in small batches, learns slowly.
+            consistency_rate: Learning rate of its table of states, as a multiple of the model's. A table of many labels
+                learns slowly from small batches.
         """
         super().__init__()
-        for name, value in (("vocab_size", vocab_size), ("width", width), ("layers", layers)):
-            if value < 1:
-                raise ValueError(f"model.{name}: must be at least 1, got {value}")
-        if layers > MOST_LAYERS:
-            raise ValueError(f"model.layers: must be at most {MOST_LAYERS}, got {layers}")
+        _check_sizes(vocab_size=vocab_size, width=width, layers=layers)
         if adam_eps <= 0:
             raise ValueError(f"model.adam_eps: must be above 0, got {adam_eps}")
         if mlp_width is not None:
@@ -106,10 +102,9 @@ class LanguageModel(L.LightningModule):
         self.weight_decay = weight_decay
         self.betas = betas
         self.adam_eps = adam_eps
-        self.one_label = False  # whether a training sequence has one label: then only its token goes on to the head
-        self.labels_per_batch: float | None = (
-            None  # mean over the micro-batches of a step; None if all have equally many
-        )
+        self.one_label = False  # whether each training sequence has one label: the head then reads that token only
+        # mean over the micro-batches of an optimizer step; None if all have equally many
+        self.labels_per_batch: float | None = None
         self.auxiliary_terms: Terms = {}  # values in the last training loss
         stack = [Layer(width, index, layers, norm_eps, form, residual) for index in range(layers)]
         self.backbone = Backbone(vocab_size, stack, make_mixer, channel_mixer, norm, tie_embeddings)
@@ -120,10 +115,11 @@ class LanguageModel(L.LightningModule):
         self.consistency: StateConsistency | None = None
         if state_consistency:
             sizes = [block.mixer.recurrent_size for block in self.backbone.blocks]
-            options = state_consistency, consistency_start, consistency_ramp, consistency_rate
-            self.consistency = StateConsistency(vocab_size, sum(sizes), *options)
             for block, size in zip(self.backbone.blocks, sizes, strict=True):
                 block.keeps_state = size > 0
+            self.consistency = StateConsistency(
+                vocab_size, sum(sizes), state_consistency, consistency_start, consistency_ramp, consistency_rate
+            )
 
     def record_options(self, options: dict[str, Any]) -> None:
         """Save the options that the model was made with, for its checkpoints and for the loggers."""
@@ -138,8 +134,8 @@ class LanguageModel(L.LightningModule):
     ) -> tuple[Tensor, list[BlockState]]:
         """Map tokens (B, T), and the state after the tokens before them, to logits (B, T, vocab_size) and a state.
 
-        With `positions` (B, P), the logits (B, P, vocab_size) are those at these tokens. P may be 0, where only the
-        state is needed.
+        With `positions` (B, P), the logits (B, P, vocab_size) are those at these tokens. P may be 0 if only the state
+        is needed.
         """
         return self.backbone(tokens, state, positions)
 
@@ -154,13 +150,19 @@ class LanguageModel(L.LightningModule):
     def loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross-entropy (nats) over the labels that are scored; tokens and labels are (B, T).
 
-        The gradient is that of this mean and of the auxiliary terms. Where the micro-batches of an optimizer step have
+        The gradient is that of this mean and of the auxiliary terms. If the micro-batches of an optimizer step have
         different numbers of labels (`labels_per_batch`), the gradient of the mean is weighted by the number of labels,
-        so that the mean over the micro-batches is the gradient of one large batch.
+        so that the mean over the micro-batches is the gradient of one large batch. The loss of a micro-batch without
+        labels is then 0.
         """
         position = (labels != IGNORE).int().argmax(1, keepdim=True) if self.one_label else None
         x, y, terms, states = self.backbone.residual_stream(tokens, position)
         mean = self.head_loss(x, y, labels if position is None else labels.gather(1, position))
+        weighted = mean
+        if self.labels_per_batch is not None:
+            count = (labels != IGNORE).sum()
+            mean = mean.where(count > 0, 0)  # a micro-batch may have no label, and must not look as if it diverged
+            weighted = mean * (count / self.labels_per_batch)
         values = terms
         if self.consistency is not None:
             term, ratio = self.consistency(states, labels[:, -1], mean.detach())
@@ -169,27 +171,22 @@ class LanguageModel(L.LightningModule):
         self.auxiliary_terms = {name: value.detach() for name, value in values.items()}
         if self.labels_per_batch is None and not terms:
             return mean
-        return with_gradient_of_sum(mean, self._weighted(mean, labels), *terms.values())
-
-    def _weighted(self, mean: Tensor, labels: Tensor) -> Tensor:
-        if self.labels_per_batch is None:
-            return mean
-        count = (labels != IGNORE).sum()
-        return (mean * (count / self.labels_per_batch)).where(count > 0, 0)
+        return with_gradient_of_sum(mean, weighted, *terms.values())
 
     def head_loss(self, x: Tensor, y: Tensor, labels: Tensor) -> Tensor:
         """Return the loss from the two terms of the residual stream after the last block."""
         return head_loss(self.backbone.norm(x, y)[1], self.backbone.head.weight, labels)
 
     def hot_paths(self) -> list[tuple[nn.Module, str]]:
-        """Return what training, and nothing else, runs, as (module, method). A compiler compiles equal blocks once."""
+        """Return the methods that only training runs, as (module, name). A compiler compiles equal blocks once."""
         return [*((block, "transform") for block in self.backbone.blocks), (self, "head_loss")]
 
     def flops_per_token(self, context: int) -> int:
         """Return the floating-point operations of training on one token of `context`, forward and backward.
 
-        The number is approximate. Forward, a weight costs a multiplication and an addition, and a recurrence what its
-        mixer says; backward, twice that. The embedding is a lookup. Norms, gates and small recurrences are left out.
+        The number is approximate. In the forward pass, a weight costs a multiplication and an addition, and a
+        recurrence costs what its mixer says. The backward pass costs twice as much. The embedding is a lookup. Norms,
+        gates and small recurrences are left out.
         """
         weights = sum(p.numel() for p in nn.ModuleList(self.backbone.blocks).parameters() if p.ndim > 1)
         weights += self.backbone.head.weight.numel()
@@ -198,7 +195,7 @@ class LanguageModel(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss = self.loss(batch.inputs, batch.labels)
-        # neither at every step nor with prog_bar, which makes the CPU wait for the GPU; the Progress bar shows the loss
+        # not at every step and without prog_bar, as the CPU would wait for the GPU; the Progress bar shows the loss
         if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
             self.log("train/loss", loss)
             for name, term in self.auxiliary_terms.items():
@@ -207,7 +204,7 @@ class LanguageModel(L.LightningModule):
 
     @property
     def log_every_n_steps(self) -> int:
-        steps: int = getattr(self.trainer, "log_every_n_steps")  # noqa: B009  # which Lightning does not declare
+        steps: int = getattr(self.trainer, "log_every_n_steps")  # noqa: B009  # Lightning does not declare it
         return steps
 
     def on_fit_start(self) -> None:
@@ -240,7 +237,7 @@ class LanguageModel(L.LightningModule):
         h, _ = self.backbone.hidden_states(batch.inputs)
         nats, correct, scored = head_scores(h, self.backbone.head.weight, batch.labels)
         weight: Any = float(scored)  # Lightning averages the weights over ranks, and would round an integer down
-        labels = scored.clamp(min=1)  # a batch that pads has none: its weight is 0, and its values must not be NaN
+        labels = scored.clamp(min=1)  # a batch of padding has none: its weight is 0, and its values must not be NaN
         self.log("val/loss", nats / labels, batch_size=weight, sync_dist=True)
         self.log("val/accuracy", correct / labels, batch_size=weight, sync_dist=True, prog_bar=True)
 
@@ -285,3 +282,11 @@ class LanguageModel(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model"] = self.class_path
         checkpoint["data"] = import_path(type(self._datamodule))
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(f"model.{name}: must be at least 1, got {value}")
+    if sizes["layers"] > MOST_LAYERS:
+        raise ValueError(f"model.layers: must be at most {MOST_LAYERS}, got {sizes['layers']}")

@@ -44,7 +44,7 @@ class AddRMSNorm(nn.RMSNorm):
         super().__init__(size, eps)
         self.form = form
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # of one argument
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # the base class takes x only
         return add_norm(x, y, self.weight, self.eps, form=self.form)
 
 
@@ -54,29 +54,14 @@ class AddLayerNorm(nn.LayerNorm):
     def __init__(self, size: int, eps: float):
         super().__init__(size, eps, bias=False)
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # of one argument
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]  # the base class takes x only
         s = x + y.to(x.dtype)
         return s, super().forward(s).to(dtype_of_products(x))
 
 
 def make_add_norm(norm: Norm, size: int, eps: float, form: Form) -> nn.Module:
-    """Make the sum and norm that stand before a mixer."""
+    """Make the module that adds the two terms of the residual stream, and normalises the sum."""
     return AddRMSNorm(size, eps, form) if norm == "rms" else AddLayerNorm(size, eps)
-
-
-def size_of_heads(width: int, heads: int, head_size: int | None) -> int:
-    """Return the size of each head: `head_size`, or an equal share of the width when that is absent.
-
-    Raises:
-        ValueError: if there is no head, if the heads do not divide the width, or if their size is below 1.
-    """
-    if heads < 1 or (head_size is None and width % heads):
-        raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
-    if head_size is None:
-        return width // heads
-    if head_size < 1:
-        raise ValueError(f"model.head_size: must be at least 1, got {head_size}")
-    return head_size
 
 
 def empty_state(x: Tensor) -> Tensor:
@@ -90,9 +75,9 @@ def empty_state(x: Tensor) -> Tensor:
 class ShortConvolution(nn.Module):
     """Causal depthwise convolution over the last `kernel_size` tokens and SiLU; with size 0, SiLU alone.
 
-    The weight is (channels, kernel_size), its last tap on the current token; the state is (B, kernel_size - 1,
-    channels). The taps start as those of a torch.nn.Conv1d with one channel a group, or, where `init_std` is given,
-    at a normal distribution of that standard deviation.
+    The weight is (channels, kernel_size); its last tap is for the current token. The state is (B, kernel_size - 1,
+    channels). The taps are initialised as those of a depthwise torch.nn.Conv1d. If `init_std` is given, they are drawn
+    from a normal distribution of that standard deviation.
     """
 
     def __init__(
@@ -148,7 +133,7 @@ class SwiGLU(Mixer):
 class MLP(Mixer):
     """Plain MLP with biases: down(GELU(up(x))).
 
-    One layer of DeltaProduct learns all 120 elements of S5 with it in some thousand steps, and not with a SwiGLU.
+    With it, one layer of DeltaProduct learns all 120 elements of S5 in some thousand steps. With a SwiGLU it does not.
     """
 
     pointwise = True

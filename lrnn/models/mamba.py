@@ -40,12 +40,12 @@ class MambaMixer(Mixer):
         Args:
             layer: Place in the model.
             eigenvalue_range: Range of the eigenvalues of the state transitions, [0, 1] or [-1, 1].
-            state_size: Number of states a channel, N.
+            state_size: Number of states of each channel, N.
             expand: Channels of the state, as a multiple of the width.
             conv_size: Tokens seen by the short convolution; 0 for none.
             dt_scale: Scale of the initial weights that make dt depend on the token. With a large scale, transitions
                 differ from token to token when training starts, and some of them are near -1.
-            gate_saturation: Strength of the push of dt to where the transitions are at the ends of their range
+            gate_saturation: Strength of the term that pushes the transitions onto the ends of their range; 0 for none
                 (lrnn/models/gate_saturation.py).
         """
         super().__init__()
@@ -88,7 +88,7 @@ class MambaMixer(Mixer):
         return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
-        """Return the transitions a of T tokens, one group a number of h; takes the arguments of `forward`."""
+        """Return the transitions a of T tokens, a group for each number of h, from the arguments of `forward`."""
         u, _ = self.conv(self.in_proj(x).chunk(2, dim=-1)[0], None if state is None else state[0])
         r = self.x_proj(u).split(self.splits, dim=-1)[0]
         dt = self._dt(r)

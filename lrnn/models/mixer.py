@@ -20,7 +20,7 @@ class Layer:
         count: number of blocks.
         norm_eps: epsilon of the norms.
         form: form that the ops run in.
-        residual: whether the block adds its branches to the residual stream, or has them in place of it.
+        residual: whether the block adds its branches to the residual stream, or returns them in place of it.
     """
 
     width: int
@@ -38,7 +38,7 @@ class Mixer(nn.Module, ABC):
     tokens stands first in a block; a mixer that mixes channels, such as an MLP, stands second.
     """
 
-    pointwise = False  # whether every token is mapped by itself, so that tokens can be left out
+    pointwise = False  # whether each token is mapped by itself, so that tokens can be left out
     has_auxiliary_terms = False
     """Whether the training loss has terms of this mixer (lrnn/models/auxiliary_terms.py).
 
@@ -51,7 +51,8 @@ class Mixer(nn.Module, ABC):
     def recurrent_size(self) -> int:
         """Size of the recurrent state of a sequence, the last tensor of a state; 0 if a mixer has none.
 
-        The states of two sequences compare: equal states have equal futures. A convolution's state is another tensor.
+        Such states can be compared: sequences with equal states have equal futures. The state of a convolution is
+        another tensor.
         """
         return 0
 
@@ -67,16 +68,17 @@ class Mixer(nn.Module, ABC):
 
         Returns:
             the branch (B, T, width) that is added to the residual stream, and the state after the last token. Each
-            tensor of a state has the batch in its first dimension.
+            tensor of a state has the batch in its first dimension. It is no view of a tensor with all tokens, which
+            would stay in memory as long as the state.
         """
 
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
-        """Return the state after T tokens, as `forward` does, where no token's branch and no gradient are needed."""
+        """Return the state after T tokens, as `forward` does, where neither branches nor a gradient are needed."""
         after: MixerState = self(x, state)[1]
         return after
 
     def recurrence_flops(self, context: int) -> int:
-        """Floating-point operations a token, forward, beside those of the weights; 0 if they are negligible.
+        """Count the operations of the forward pass for a token, without those of the weights; 0 if negligible.
 
         Args:
             context: tokens in a training sequence.

@@ -2,11 +2,11 @@
 
     u, z    = W_up x                      c = SiLU(conv(u))
     q, k, v = W_q c, W_k c, W_v u         in blocks of 4 channels; k scaled by d_head^-1/2
-    i~, f~  = W_gates [q, k, v] + b       at first only the bias counts: f in sigmoid(3 to 6)
+    i~, f~  = W_gates [q, k, v] + b       W_gates starts at zero, b of f~ between 3 and 6
     y       = W_down ((LayerNorm(mlstm(q, k, v, i~, f~)) + skip * c) * SiLU(z))
 
-With eigenvalue range (-1, 1) the forget gate becomes 2 sigmoid(f~) - 1; the rest stays as it is. The paper leaves that
-case open (Grazzi et al. 2025, Appendix E.4): its mLSTM has (0, 1).
+With eigenvalue range (-1, 1) the forget gate becomes 2 sigmoid(f~) - 1; the rest stays as it is. The paper's mLSTM has
+(0, 1), and the paper leaves (-1, 1) open (Grazzi et al. 2025, Appendix E.4).
 """
 
 import torch
@@ -93,7 +93,7 @@ class MLSTMMixer(Mixer):
         return self.down_proj(y), (conv_state, *new)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
-        """Return the forget gates of T tokens, one group a head; takes the arguments of `forward`."""
+        """Return the forget gates of T tokens, a group for each head, from the arguments of `forward`."""
         *_, gates, _ = self._project(x, None if state is None else state[0])
         s = range_scale(self.eigenvalue_range)
         return DiagonalTransitions(s * torch.sigmoid(gates.chunk(2, dim=-1)[1]) - (s - 1))

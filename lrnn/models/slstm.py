@@ -1,7 +1,7 @@
 """sLSTM, xLSTM's sequential half (Beck et al. 2024, Figure 9): gates that see the last output.
 
     i~, f~ = W SiLU(conv(x)) + b         without a convolution: W x + b
-    z~, o~ = W x + b                     all four in blocks, one a head
+    z~, o~ = W x + b                     each W has a block for each head
     y      = LayerNorm(slstm(i~, f~, z~, o~))
 
 It is not a linear RNN: the gates depend on the state, so there are no eigenvalues to choose a range for, and time is a
@@ -65,4 +65,4 @@ class SLSTMMixer(Mixer):
 
 
 class SLSTM(Architecture, mixer=SLSTMMixer, norm_eps=1e-5):
-    """sLSTM. xLSTM's has an MLP that is 1.3 times as wide as the residual stream (`mlp_width`)."""
+    """sLSTM. In xLSTM an MLP follows it that is 1.3 times as wide as the residual stream (`mlp_width`)."""

@@ -6,15 +6,17 @@ the term
     strength * mean_i |S_i - C[y_i]|^2 / mean_y |C[y] - mean C|^2
 
 is added to the loss (lrnn/models/auxiliary_terms.py). S_i are the recurrent states of all blocks after sequence i, y_i
-is its last label, and C is a learned table with one state a label. The means over y take the labels that have occurred.
+is its last label, and C is a learned table with a state for each label. The means over y are over the labels that have
+occurred.
 
 Cross-entropy teaches almost nothing once every answer is right, since its gradient fades exponentially. A recurrence
 that keeps its states does not correct errors, so the errors that are left add up over a long sequence. The ratio above
 is what decides how long the states stay apart (arXiv 2605.07755). Its gradient fades only as the states become exact.
 
 Training has two phases. At first only C learns: the term is mean_i |S_i - C[y_i]|^2 and no gradient reaches the model.
-The second phase begins when training has reached its longest sequences and the cross-entropy is small; begun before the
-labels are learned, the term can keep a model from learning them. Its strength then grows linearly over the ramp.
+The second phase begins when training has reached its longest sequences and the cross-entropy is small. If it began
+before the labels are learned, the term could keep the model from learning them. In the second phase the strength grows
+linearly over the ramp.
 
 Discrete states inside the transition of a nonlinear RNN (Das and Mozer 1993; Wang and Niepert, ICML 2019) are the
 nearest relatives. Here the transition stays as it is.
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 
 from lrnn.ops import IGNORE, at_least_float32
 
-CHECK = 50  # optimizer steps between two looks at the cross-entropy, for each of which the CPU waits for the GPU
+CHECK = 50  # optimizer steps between two checks of the cross-entropy; at each, the CPU waits for the GPU
 MEMORY = 50  # optimizer steps that the running mean of the cross-entropy looks back over
 
 
@@ -43,8 +45,8 @@ class StateConsistency(nn.Module):
             strength: strength of the term after the ramp.
             threshold: cross-entropy, in nats, below which the second phase begins.
             ramp: optimizer steps over which the strength grows, or a fraction of all steps if below 1.
-            rate: learning rate of the table, as a multiple of the model's. The parameter is the table over this number,
-                since AdamW moves every parameter by about the learning rate.
+            rate: learning rate of the table, as a multiple of the model's. The parameter holds the table divided by
+                this number, since AdamW moves every parameter by about the learning rate.
 
         Raises:
             ValueError: if an option is out of its range, or the model has no recurrent state.
@@ -87,7 +89,7 @@ class StateConsistency(nn.Module):
         Args:
             states: recurrent states of each block after the last token, (B, size of the block).
             labels: labels at the last token (B,). A sequence without one, -100, does not count: it is shorter, and its
-                padding has changed its state. Such are in a batch in which a curriculum reaches another length.
+                padding has changed its state. The batch in which a curriculum changes the length has such sequences.
             cross_entropy: mean over the batch, in nats, a scalar.
         """
         scored = labels != IGNORE

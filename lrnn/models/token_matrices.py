@@ -2,9 +2,9 @@
 
     H_0 = I        H_t = A[x_t] H_{t-1}        logits_t = W project(flatten(H_t))        project(h) = h / max(1, |h|)
 
-A[x] is n x n, with n = 32 in the paper: a table with one matrix a token, without a bound on its eigenvalues. There is
-no embedding, no norm, no residual path and no input to the state. A group's elements as permutation matrices are one of
-its solutions, so it can represent any group of permutations of n points.
+A[x] is n x n, with n = 32 in the paper. The table A has a matrix for each token, without a bound on its eigenvalues.
+There is no embedding, no norm, no residual path and no input to the state. If the matrices are the permutation matrices
+of a group's elements, the model is exact; so it can represent any group of permutations of n points.
 
 Products of many matrices outgrow floating point. So a state whose norm exceeds 2^20 is scaled down by a power of two:
 the projection, which reads it, does not see the scale of a state outside the unit ball.
@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrnn.models.auxiliary_terms import Terms
-from lrnn.models.backbone import Block, BlockState
 from lrnn.models.language_model import LanguageModel
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import MatrixTransitions
@@ -41,7 +39,7 @@ class MatrixProductMixer(Mixer):
         self.form = layer.form
 
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
-        """Map matrices, flattened, (B, T, n^2), to their running products, flattened in the same way."""
+        """Map matrices, flattened, (B, T, n^2), to their projected running products, flattened in the same way."""
         choose_form("matrix_product", self.form, [x], pytorch=("recurrent",))
         n = self.size
         H = torch.eye(n, dtype=x.dtype, device=x.device).expand(len(x), n, n) if state is None else state[0]
@@ -51,14 +49,15 @@ class MatrixProductMixer(Mixer):
                 H = A @ H
                 H = H * _scale(H)
                 states.append(H)
-        return torch.stack(states, 1).flatten(2), (H,)
+            h = torch.stack(states, 1).flatten(2)
+            return h / h.norm(dim=-1, keepdim=True).clamp_min(1), (H,)
 
     @property
     def recurrent_size(self) -> int:
         return self.size**2
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> MatrixTransitions:
-        """Return the matrices A of T tokens, one group; takes the arguments of `forward`."""
+        """Return the matrices A of T tokens, one group, from the arguments of `forward`."""
         return MatrixTransitions(x.unflatten(-1, (1, self.size, self.size)))
 
     def recurrence_flops(self, context: int) -> int:
@@ -76,35 +75,12 @@ def _scale(H: Tensor) -> Tensor:
     return torch.where(norm > LARGEST_NORM, torch.exp2(-torch.log2(norm).floor()), 1.0).to(H.dtype)
 
 
-class MatrixBlock(Block):
-    """A mixer alone: neither norms nor a residual path."""
-
-    def __init__(self, mixer: Mixer, keeps_state: bool):
-        nn.Module.__init__(self)
-        self.mixer, self.channel_mixer = mixer, None
-        self.keeps_state = keeps_state
-
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        state: BlockState | None = None,
-        positions: Tensor | None = None,
-        terms: Terms | None = None,
-    ) -> tuple[Tensor, Tensor, BlockState]:
-        """Return the running products (B, T, n^2), or those at `positions` (B, P), and zeros of the same shape."""
-        h, mixer_state = self.mixer(x, None if state is None else state[0])
-        if positions is not None:
-            h = h.take_along_dim(positions[..., None], dim=1)
-        return h, torch.zeros_like(h), (mixer_state, ())
-
-
-class ProjectToUnitBall(nn.Module):
-    """Sum x + y of two terms (B, T, size), and the nearest point of the unit ball to the sum."""
+class Sum(nn.Module):
+    """Sum x + y of the residual stream and a branch, both (B, T, size), in the place of a norm."""
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         s = x + y
-        return s, s / s.norm(dim=-1, keepdim=True).clamp_min(1)
+        return s, s
 
 
 class TokenMatrices(LanguageModel):
@@ -129,17 +105,14 @@ class TokenMatrices(LanguageModel):
             channel_mixer=None,
             norm="rms",
             norm_eps=0.0,
-            residual=True,
+            residual=False,
             init_std=None,
             tie_embeddings=False,
             **kwargs,
         )
-        backbone = self.backbone
-        usual = backbone.blocks[0]
-        backbone.blocks = nn.ModuleList([MatrixBlock(usual.mixer, usual.keeps_state)])  # type: ignore[assignment]
-        backbone.norm = ProjectToUnitBall()
+        self.backbone.blocks[0].mixer_norm = self.backbone.norm = Sum()
         with torch.no_grad():
-            for row in backbone.embedding.weight:
+            for row in self.backbone.embedding.weight:
                 nn.init.orthogonal_(row.view(matrix_size, matrix_size))
         self.record_options({"matrix_size": matrix_size, **kwargs})
 

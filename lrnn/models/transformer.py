@@ -3,8 +3,8 @@
     q, k, v = W x                 q and k turned by angles that grow with their position
     y       = W_o attention(q, k, v)
 
-The state of a sequence is the keys and values of all its tokens, so it grows, and `step` gets slower. The paper tells
-neither the positions nor the heads of its Transformer.
+The state of a sequence is the keys and values of all its tokens, so it grows, and `step` gets slower. The paper states
+neither the encoding of positions nor the number of heads of its Transformer.
 """
 
 import torch
@@ -25,7 +25,8 @@ class AttentionMixer(Mixer):
         Args:
             layer: Place in the model.
             heads: Number of heads; divides half of the width.
-            rotary_base: Base of the rotary angles: the slowest pair of channels turns by about 1 / rotary_base a token.
+            rotary_base: Base of the rotary angles: from one token to the next, the slowest pair of channels turns by
+                about 1 / rotary_base.
         """
         super().__init__()
         width = layer.width

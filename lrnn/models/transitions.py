@@ -1,4 +1,4 @@
-"""State transitions of linear RNNs, as mixers hand them out to be looked at (lrnn/theory/spectra.py).
+"""State transitions of linear RNNs, which mixers return for analysis (lrnn/theory/spectra.py).
 
 A mixer that has a transition has a method `transitions(x, state)`, with the arguments of `forward`, that returns one of
 the classes here. Each holds a transition for each token and for each of G groups: independent parts of the state, such
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROUNDING = 1e-6  # a smaller imaginary part, or value, of an eigenvalue that was found by iteration is 0
+ROUNDING = 1e-6  # smaller real and imaginary parts of eigenvalues that were found by iteration become 0
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class DiagonalTransitions:
         return self.values[..., None, None]
 
     def over(self, window: int) -> "DiagonalTransitions":
-        """Return the products over windows of so many tokens (B, T // window, G)."""
+        """Return the products over windows of `window` tokens (B, T // window, G)."""
         return DiagonalTransitions(_windows(self.values, window).prod(2))
 
 
 @dataclass(frozen=True)
 class HouseholderTransitions:
-    """Products of n factors I - beta k k^T a token, with |k| = 1, times a gate.
+    """Transitions that are, for each token, a product of n factors I - beta k k^T with |k| = 1, times a gate.
 
     At most n eigenvalues of a product differ from the gate. These are the ones that `eigenvalues` returns.
     """
@@ -76,7 +76,7 @@ class HouseholderTransitions:
         return M if self.gate is None else M * self.gate[..., None, None]
 
     def over(self, window: int) -> "HouseholderTransitions":
-        """Return the products over windows of so many tokens, each with window * n factors."""
+        """Return the products over windows of `window` tokens, each with window * n factors."""
         gate = None if self.gate is None else _windows(self.gate, window).prod(2)
         return HouseholderTransitions(
             _windows(self.beta, window).flatten(2, 3), _windows(self.k, window).flatten(2, 3), gate
@@ -115,7 +115,7 @@ class MatrixTransitions:
         return self.A
 
     def over(self, window: int) -> "MatrixTransitions":
-        """Return the products over windows of so many tokens (B, T // window, G, n, n)."""
+        """Return the products over windows of `window` tokens (B, T // window, G, n, n)."""
         first, *others = _windows(self.A, window).unbind(2)
         for A in others:
             first = A @ first
@@ -123,7 +123,7 @@ class MatrixTransitions:
 
 
 def _windows(x: Tensor, window: int) -> Tensor:
-    """Cut (B, T, ...) into windows (B, T // window, window, ...); a rest is left out."""
+    """Cut (B, T, ...) into windows (B, T // window, window, ...); the last T % window tokens are left out."""
     count = x.shape[1] // window
     return x[:, : count * window].unflatten(1, (count, window))
 
@@ -155,7 +155,7 @@ def _of_two(beta: Tensor, first: Tensor, second: Tensor) -> Tensor:
 
 
 def _by_iteration(M: Tensor) -> Tensor:
-    """Return the eigenvalues of matrices (..., n, n), found on the CPU: a GPU takes one small matrix after another."""
+    """Return the eigenvalues of matrices (..., n, n), found on the CPU: a GPU takes the matrices one by one."""
     values = torch.linalg.eigvals(M.cpu())
     real = torch.where(values.real.abs() < ROUNDING, 0, values.real)
     imaginary = torch.where(values.imag.abs() < ROUNDING, 0, values.imag)

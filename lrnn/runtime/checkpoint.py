@@ -80,6 +80,6 @@ def load_model(checkpoint: str | Path) -> LanguageModel:
 
 def _read_shards(folder: Path, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Fill the weights, whole, from shards of any number of processes."""
-    with warnings.catch_warnings(action="ignore"):  # which say that this is one process
+    with warnings.catch_warnings(action="ignore"):  # the warnings say that this is one process
         dcp.load({"state_dict": weights}, checkpoint_id=folder, no_dist=True)
     return weights

@@ -8,6 +8,7 @@ from jsonargparse import ArgumentError, auto_cli
 
 from data import DataError
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.one_line import one_line
 
 
 def command(
@@ -26,5 +27,7 @@ def command(
     try:
         check(sys.argv[1:])
         auto_cli(function, as_positional=False, exit_on_error=False, prog=f"python -m {name}")
-    except (ArgumentError, ConfigError, DataError) as error:
+    except ArgumentError as error:
+        sys.exit(f"error: {one_line(str(error))}")
+    except (ConfigError, DataError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -6,7 +6,7 @@ import torch
 
 from lrnn.runtime.errors import ConfigError
 
-PROCESSES_A_CORE = 8
+PROCESSES_PER_CORE = 8
 
 
 def check_devices(accelerator: object, devices: object) -> None:
@@ -29,9 +29,9 @@ def check_devices(accelerator: object, devices: object) -> None:
         raise ConfigError(
             f"trainer.devices: must be at most the {torch.cuda.device_count()} GPUs of this machine, got {count}"
         )
-    most = PROCESSES_A_CORE * (os.cpu_count() or 1)
+    most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
     if not on_gpu and count > most:
-        raise ConfigError(f"trainer.devices: must be at most {most}, {PROCESSES_A_CORE} processes a core, got {count}")
+        raise ConfigError(f"trainer.devices: must be at most {most}, {PROCESSES_PER_CORE} for each core, got {count}")
 
 
 def _count(devices: object, on_gpu: bool) -> int:

@@ -34,7 +34,7 @@ def instantiate(key: str, kind: type[T], class_path: str, init_args: Mapping[str
 
 
 def _reason(error: Exception) -> str:
-    """The part of the parser's message that says what to change."""
+    """Return the part of the parser's message that says what to change."""
     message = " ".join(str(error).split())
     reason = re.search(r"Errors: - (?:Problem with given class_path '[^']*': )?(.*?) - Expected a", message)
     return (reason[1] if reason else message)[:200]

@@ -50,8 +50,11 @@ def _hinted(message: str) -> str:
         module, name = unknown.groups()
         close = get_close_matches(name, getattr(sys.modules.get(module), "__all__", ()), n=1)
         return message + "".join(f"; did you mean {module}.{one}?" for one in close)
-    if re.search(r"unrecognized arguments: .*\.ya?ml|arguments are required:", message):
-        return f"{message}; a file of options is given by --config, as in --config conf/parity.yaml"
+    if re.search(r"unrecognized arguments: .*\.ya?ml|arguments are required: .*(data|cells)", message):
+        file = "conf/sweeps/parity.yaml" if "cells" in message else "conf/parity.yaml"
+        return f"{message}; a file of options is given by --config, as in --config {file}"
+    if flag := re.fullmatch(r"argument (--[\w.]+): expected one argument", message):
+        return f"{flag[1].lstrip('-')}: must have a value, as in {flag[1]}=true"
     return message
 
 
@@ -91,8 +94,10 @@ def _plain(kind: str) -> str:
     kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", re.sub(r"<class '(.*?)'>", r"\1", kind)).replace("'", "")
     kind = kind.replace("tuple with", "a list with")
     kind = re.sub(r"(?:\w+\.)+(\w+)", r"\1", kind) if kind.startswith(("list[", "tuple[", "dict[")) else kind
+    if kind in ("tuple", "collections.abc.Sequence"):
+        return "a list"
     names = {"NoneType": "null", "collections.abc.Iterable": "list", "bool": "true or false", "int": "a whole number"}
-    return {**names, "float": "a number", "str": "a text", "tuple": "a list"}.get(kind, kind)
+    return {**names, "float": "a number", "str": "a text"}.get(kind, kind)
 
 
 def _given(message: str, arguments: Sequence[str]) -> str:

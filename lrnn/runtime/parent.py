@@ -12,7 +12,7 @@ POLL = 0.5  # seconds
 
 @contextmanager
 def launching() -> Iterator[None]:
-    """Tell the processes that this one starts within the context who started them."""
+    """Within the context, tell the processes that this one starts its id."""
     before = os.environ.get(LAUNCHER)
     os.environ[LAUNCHER] = str(os.getpid())
     try:
@@ -27,8 +27,8 @@ def launching() -> Iterator[None]:
 def end_with_launcher() -> None:
     """End this process soon after the one that started it as a further rank, if one did.
 
-    A rank that waits for a GPU, or for a first rank that was killed before it opened its port, would wait on for as
-    long as half an hour.
+    Without this, a rank could wait for half an hour: for a GPU, or for a first rank that was killed before it opened
+    its port.
     """
     if (launcher := _launcher()) is not None:
         threading.Thread(target=_watch, args=(launcher,), name="launcher", daemon=True).start()
@@ -37,8 +37,8 @@ def end_with_launcher() -> None:
 def let_launcher_fail_first(seconds: float = 10.0) -> None:
     """Wait, in a further rank that failed, for the process that started it to fail too.
 
-    Most errors are those of all ranks, and the first says them. Lightning kills the first rank as soon as it sees that
-    another one failed, which may be before the first has said why.
+    Most errors occur on all ranks, and the first rank prints them. Lightning kills the first rank as soon as it sees
+    that another one failed, which may be before the first has printed why.
     """
     if _launcher() is not None:
         time.sleep(seconds)  # end_with_launcher ends this process in the meantime

@@ -18,6 +18,6 @@ class RecordForms(L.Callback):
         self.path = Path(run_dir, "forms_in_use.json")
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if trainer.is_global_zero and not members_of(trainer).fast_dev_run:  # which makes no folder
+        if trainer.is_global_zero and not members_of(trainer).fast_dev_run:  # it makes no folder
             self.path.write_text(json.dumps(forms_in_use, indent=1) + "\n")
         retire(self, trainer)

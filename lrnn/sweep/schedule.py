@@ -54,7 +54,7 @@ class Schedule:
         if (result := run.result()) is not None:
             self.done.append(run)
             device.strikes = 0
-            said.append(f"{run.name}: {result['scaled_accuracy']:.4f}, {attempt.seconds:.0f} s")
+            said.append(f"{run.name}: scaled accuracy {result['scaled_accuracy']:.4f}, {attempt.seconds:.0f} s")
         else:
             reason, lost = attempt.complaint(), not device.answers()
             self.failed[run] = f"GPU {device.gpu} does not answer any more; {reason}" if lost else reason

@@ -23,6 +23,7 @@ COLUMNS = (
     "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
     "s: mean seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
 )
+DIFFERS = "What differs from the paper's protocol:"
 SEEDS = 3  # that the paper has of each cell
 EXPLANATIONS: dict[Measure, str] = {
     "scaled_accuracy": (
@@ -90,10 +91,11 @@ def write_report(
             caption += " The paper here is that of Mamba-3 (Appendix D), whose stages are unknown."
         console.print(_printed(name, caption, header, texts))
         differing = _differing(its_rows) if measure == "scaled_accuracy" else []
-        console.print(*differing, sep="\n", end="\n" if differing else "", markup=False, soft_wrap=True)
+        if differing:
+            console.print(DIFFERS, *differing, sep="\n", markup=False, soft_wrap=True)
         lines += ["", f"## {name}", "", caption, "", *markdown(header, texts)]
         if differing:
-            lines += ["", "What differs from the paper's protocol:", "", *(f"- {line}" for line in differing)]
+            lines += ["", DIFFERS, "", *(f"- {line}" for line in differing)]
         if name in tasks:
             _figure(name, its_rows, tasks[name], measure).savefig(folder / f"{name}.png", dpi=150)
             lines += ["", f"![{_words(measure).capitalize()} against sequence length]({name}.png)"]

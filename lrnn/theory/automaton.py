@@ -95,7 +95,7 @@ class Automaton:
 def from_regex(pattern: str) -> Automaton:
     """Make the smallest automaton that accepts what a regular expression matches; its outputs are 1 and 0.
 
-    Its letters are the characters of the expression. It needs the package greenery (pip install '.[theory]').
+    Its letters are the characters of the expression. It needs the package greenery (pip install -e '.[theory]').
 
     Raises:
         ConfigError: if greenery is absent, the expression is none, or it names no characters.
@@ -103,7 +103,7 @@ def from_regex(pattern: str) -> Automaton:
     try:
         from greenery import parse
     except ImportError as error:
-        raise ConfigError("regex: needs the package greenery; pip install '.[theory]'") from error
+        raise ConfigError("regex: needs the package greenery; .venv/bin/pip install -e '.[theory]'") from error
     try:
         machine = parse(pattern).to_fsm().reduce()
     except Exception as error:  # greenery has no class of its own for them

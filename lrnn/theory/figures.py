@@ -26,8 +26,9 @@ def convergence_figure() -> Figure:
     )
     for name, bits in (("float32", 24), ("bfloat16", 8)):
         axes.axhline(2.0**-bits, color="0.6", linewidth=0.8, linestyle=":")
-        axes.annotate(f"rounding of {name}", (1, 2.0**-bits), fontsize="x-small", va="bottom")
-    axes.set(xscale="log", yscale="log", ylim=(1e-9, 3), xlabel="k, tokens of 1^k", ylabel="|h(k) - h(k-1)| / max |h|")
+        axes.annotate(f"rounding of {name}", (300, 2.0**-bits), fontsize="x-small", va="bottom")
+    axes.set(xscale="log", yscale="log", ylim=(1e-9, 3), xlabel="number k of ones read")
+    axes.set_ylabel("change of the state, |h(k) - h(k-1)| / max |h|")
     axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 

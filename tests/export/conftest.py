@@ -73,7 +73,7 @@ def description():
 
 @pytest.fixture(scope="session")
 def save_run():
-    """Save a run without a tokenizer, as of a synthetic task: `save_run(model, folder)` gives the folder's name."""
+    """Save a run without a tokenizer, as one on a synthetic task: `save_run(model, folder)` gives the folder's name."""
     return _save_run
 
 

@@ -50,7 +50,7 @@ def fla_without_triton(monkeypatch):
 
 @pytest.mark.parametrize("conv_size", [4, 0])
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
-@pytest.mark.filterwarnings("ignore")  # of flash-linear-attention without a GPU
+@pytest.mark.filterwarnings("ignore")  # warnings of flash-linear-attention without a GPU
 def test_delta_net_in_flash_linear_attention(
     eigenvalue_range, conv_size, fla_without_triton, random_model, load, largest_difference, exported
 ):
@@ -68,7 +68,7 @@ def test_delta_net_in_flash_linear_attention(
 
 
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
-@pytest.mark.filterwarnings("ignore")  # of flash-linear-attention without a GPU
+@pytest.mark.filterwarnings("ignore")  # warnings of flash-linear-attention without a GPU
 def test_delta_net_in_flash_linear_attention_in_bfloat16(
     eigenvalue_range, fla_without_triton, counting, taught_model, load, largest_difference, exported
 ):
@@ -82,7 +82,7 @@ def test_delta_net_in_flash_linear_attention_in_bfloat16(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
-@pytest.mark.filterwarnings("ignore")  # of flash-linear-attention and its compilers
+@pytest.mark.filterwarnings("ignore")  # warnings of flash-linear-attention and its compilers
 def test_delta_net_in_flash_linear_attention_on_a_gpu(
     eigenvalue_range, counting, taught_model, load, largest_difference, exported
 ):
@@ -106,7 +106,7 @@ def test_delta_net_in_flash_linear_attention_on_a_gpu(
 
 @pytest.mark.parametrize("forget_gate", [True, False])
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
-@pytest.mark.filterwarnings("ignore")  # of flash-linear-attention without a GPU
+@pytest.mark.filterwarnings("ignore")  # warnings of flash-linear-attention without a GPU
 def test_delta_product_in_flash_linear_attention(
     eigenvalue_range, forget_gate, fla_without_triton, random_model, load, largest_difference, exported
 ):
@@ -122,7 +122,7 @@ def test_delta_product_in_flash_linear_attention(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("forget_gate", [True, False])
-@pytest.mark.filterwarnings("ignore")  # of flash-linear-attention and its compilers
+@pytest.mark.filterwarnings("ignore")  # warnings of flash-linear-attention and its compilers
 def test_delta_product_in_flash_linear_attention_on_a_gpu(
     forget_gate, counting, taught_model, load, largest_difference, exported
 ):

@@ -25,6 +25,10 @@ def test_an_exported_folder_is_read_back_bit_for_bit(eigenvalue_range, conv_size
         back = load_exported(folder)
         with torch.no_grad():
             assert torch.equal(back(tokens)[0], model(tokens)[0])
+    for content in ("[]", "{", '{"model_type": "mamba"}'):
+        (folder / "config.json").write_text(content)
+        with pytest.raises(ConfigError, match=r"checkpoint: .* is not a whole folder of python -m lrnn\.export"):
+            load_exported(folder)
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(ConfigError, match=r"checkpoint: .* has a gpt2, only delta_net, mamba, mamba_negative"):
         load_exported(folder)

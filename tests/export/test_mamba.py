@@ -85,7 +85,7 @@ def test_a_state_of_negative_mamba_reads_several_unread_tokens(random_model, lar
         for cut in (2, 5, 11):
             before = theirs(tokens[:, :cut], mask[:, :cut]).cache_params
             kept = before.copy()
-            for given in (None if cut > 4 else mask[:, cut:], mask):  # of the unread tokens, of all
+            for given in (None if cut > 4 else mask[:, cut:], mask):  # the mask of unread tokens, that of all tokens
                 state = kept.copy()
                 got = theirs(tokens[:, cut:], given, cache_params=state, use_cache=False).logits
                 assert largest_difference(got, logits[:, cut:]) <= 1e-4

@@ -50,7 +50,7 @@ def test_an_option_of_both_is_refused():
         def __init__(self, layer: Layer, learning_rate: float = 1.0):
             super().__init__()
 
-    with pytest.raises(TypeError, match="Twice declares learning_rate, which LanguageModel does"):
+    with pytest.raises(TypeError, match="Twice declares learning_rate, which LanguageModel declares too"):
 
         class Model(Architecture, mixer=Twice):
             pass

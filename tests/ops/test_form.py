@@ -8,13 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lrnn.ops import slstm, swiglu
+from lrnn.ops import delta_product, slstm, swiglu
 from lrnn.ops.common import cards
 from lrnn.ops.common import form as forms
 from lrnn.ops.common.cards import CARDS
 from lrnn.ops.common.form import Kernel, choose_form
 
 op = importlib.import_module("lrnn.ops.delta_rule.op")
+delta_product_op = importlib.import_module("lrnn.ops.delta_product.op")
 swiglu_op = importlib.import_module("lrnn.ops.swiglu.op")
 
 
@@ -115,6 +116,17 @@ def test_a_gpu_without_kernels_is_warned_about_once(caplog):
             "delta_rule runs as chunked on a GPU, which is slower than a kernel: its kernels can't take heads of 300",
         ),
     ]
+
+
+def test_a_gate_is_what_the_kernels_of_the_delta_product_cannot_take(monkeypatch, caplog):
+    def on_a_gpu(op, form, tensors, **options):
+        return choose_form(op, form, [on_gpu()], **options)
+
+    monkeypatch.setattr(delta_product_op, "choose_form", on_a_gpu)
+    q, k, beta = torch.randn(1, 3, 1, 4), torch.randn(1, 3, 2, 1, 4), torch.rand(1, 3, 2, 1)
+    delta_product(q, k, k, beta, -torch.rand(1, 3, 1))
+    assert caplog.messages[-1].endswith("which is slower than a kernel: its kernels can't take a gate")
+    assert forms.forms_in_use["delta_product"] == "chunked"
 
 
 @pytest.mark.parametrize(("kernel", "tensor"), [(Kernel("k", "m"), torch.zeros(1, 2, 3)), (None, on_gpu())])

@@ -13,7 +13,7 @@ def test_the_gradient_of_the_weight_is_not_rounded(device, compiled):
     dy = torch.randn(2, 300, 24, device=device).bfloat16()
     results = []
     for op in (linear, F.linear):
-        backend = "inductor" if device == "cuda" else "aot_eager"  # which needs no C++ compiler, half a minute of it
+        backend = "inductor" if device == "cuda" else "aot_eager"  # inductor compiles C++ for half a minute
         op = torch.compile(op, fullgraph=True, backend=backend) if compiled else op
         inputs = x.clone().requires_grad_(), weight.clone().requires_grad_()
         with torch.autocast(device, dtype=torch.bfloat16):

@@ -2,13 +2,13 @@ import os
 
 import pytest
 
-from lrnn.runtime.devices import PROCESSES_A_CORE, check_devices
+from lrnn.runtime.devices import PROCESSES_PER_CORE, check_devices
 from lrnn.runtime.errors import ConfigError
 
 CORES = os.cpu_count() or 1
 
 
-@pytest.mark.parametrize("devices", ["auto", 1, "2", PROCESSES_A_CORE * CORES])
+@pytest.mark.parametrize("devices", ["auto", 1, "2", PROCESSES_PER_CORE * CORES])
 def test_a_number_of_processes_that_the_cores_can_carry(devices):
     check_devices("cpu", devices)
 
@@ -18,7 +18,7 @@ def test_a_number_of_processes_that_the_cores_can_carry(devices):
     [
         10_000_000,
         "10000000",
-        PROCESSES_A_CORE * CORES + 1,
+        PROCESSES_PER_CORE * CORES + 1,
         0,
         -1,
         "-1",

@@ -1,4 +1,4 @@
-"""What a kind of GPU offers to kernels, asked once for each device.
+"""What a GPU offers to kernels. Each device is asked once.
 
 An op whose kernels need another configuration on another card chooses it in its `configurations.py`. On a CPU, where
 Triton's interpreter runs kernels, the card is an H100.

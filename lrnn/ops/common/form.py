@@ -6,8 +6,9 @@
     triton      Triton kernels, on a GPU
     auto        triton on a GPU, chunked on a CPU; recurrent for a single token
 
-`auto` never takes a slower form in silence. If a GPU lacks the package that holds the kernels, that is an error; if the
-kernels can't take the input, there is a warning. An op that has one form runs it whatever is asked for, and says so.
+`auto` never takes a slower form in silence. On a GPU, it is an error if the package that holds the kernels is missing;
+if the kernels can't take the input, there is a warning. An op that has one form runs it whatever the user asks for, and
+says so.
 `linear` and `head_loss` have no forms: they are matrix products, which PyTorch computes on any device.
 """
 
@@ -51,7 +52,7 @@ def choose_form(
 
     Args:
         op: name of the op, for messages.
-        form: what the user asks for.
+        form: the form that the user asks for.
         tensors: inputs of the op. The first sets the dtype and has its tokens in dimension 1.
         pytorch: forms that the op has in PyTorch, the fastest last.
         kernel: the kernel that `triton` would run on these tensors, if the op has any.
@@ -86,7 +87,7 @@ def choose_form(
 
 
 def _only(pytorch: tuple[Choice, ...], kernel: Kernel | None) -> bool:
-    """Whether the op has one form, so that a user has nothing to choose."""
+    """Return whether the op has one form, so that a user has nothing to choose."""
     return len(pytorch) == 1 and kernel is None
 
 

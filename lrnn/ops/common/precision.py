@@ -1,4 +1,4 @@
-"""Dtypes: of values that need float32 whatever the dtype of the layers around them, and of matrix products."""
+"""Two dtypes: that of values that need at least float32 in every precision, and that of matrix products."""
 
 import torch
 from torch import Tensor

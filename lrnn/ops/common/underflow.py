@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FLOOR = -40.0  # its exponential is beside 1 rounded away, and the square of that is a normal number
+FLOOR = -40.0  # its exponential is lost when added to 1, and the square of the exponential is a normal number
 LINEAR = 20.0  # softplus(x) = x above it, as in torch.nn.functional.softplus
 SERIES = -9.0  # below it log1p(z) is z - z^2 / 2, to the rounding of float32
 
@@ -24,8 +24,8 @@ def floor_of(dtype: torch.dtype) -> float:
 def softplus(x: Tensor) -> Tensor:
     """Compute log(1 + exp(x)), elementwise, as torch.nn.functional.softplus does.
 
-    Without a gradient, in float32 on a CPU, the result differs by rounding (from 0 by 4e-18), and takes a tenth of the
-    time where many numbers are below -10.
+    Without a gradient, in float32 on a CPU, the result differs by rounding only, except that it is never below 4e-18.
+    If many numbers are below -10, it takes a tenth of the time.
     """
     if torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu":
         return F.softplus(x)

@@ -1,1 +1,1 @@
-"""The delta product: the recurrence of DeltaProduct, several Householder reflections a token."""
+"""The delta product: the recurrence of DeltaProduct, several Householder reflections for each token."""

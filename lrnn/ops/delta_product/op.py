@@ -1,8 +1,8 @@
 """The delta product (Siems et al. 2025): each transition of a linear RNN is a product of n Householder matrices.
 
-    S_{t,0} = g_t S_{t-1}                                                        the gate, once a token
+    S_{t,0} = g_t S_{t-1}                                                        the gate, once for each token
     S_{t,j} = (I - beta_{t,j} k_{t,j} k_{t,j}^T) S_{t,j-1} + beta_{t,j} k_{t,j} v_{t,j}^T       for j = 1, ..., n
-    S_t     = S_{t,n}        o_t = S_t^T q_t                                     one read-out a token
+    S_t     = S_{t,n}        o_t = S_t^T q_t                                     one output for each token
 
 Glossary, one head: q, k of size K; v, o of size V; the state S is (K, V); beta and the gate g are scalars. With |k| = 1
 and beta in [0, 2], a product of two reflections can be a rotation, whose eigenvalues are complex (Grazzi et al. 2025,
@@ -10,7 +10,7 @@ Proposition 1). With n = 1 and g = 1 this is the delta rule.
 
 Forms of the same function (lrnn/ops/common/form.py):
 - `recurrent` (recurrent.py) is the specification, one token at a time;
-- `chunked` (chunked.py) works on `chunk_size` tokens with matrix products, and reads once a token;
+- `chunked` (chunked.py) works on `chunk_size` tokens with matrix products, with one query for each token;
 - `triton` runs the kernels of the delta rule on n T tokens, whose queries between the reflections of a token are zero.
   They have no gate: with a gate, a GPU runs the chunked form.
 """
@@ -63,8 +63,9 @@ def delta_product(
     (B, T, n, H, K), V = k.shape, v.shape[-1]
     tensors = [x for x in (v, q, k, beta, log_gate, initial_state) if x is not None]
     card = card_of(v.device)
-    kernel = None if log_gate is not None else choose_kernel(n * T, K, V, v.dtype, card)
-    chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V, card))
+    kernel = choose_kernel(n * T, K, V, v.dtype, card)
+    obstacle = "a gate" if log_gate is not None else obstacle_of(v.dtype, K, V, card)
+    chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle)
     if chosen == "triton":
         return _triton(q, k, v, beta, initial_state)
     dtype, out_dtype = torch.promote_types(v.dtype, torch.float32), v.dtype
@@ -108,4 +109,4 @@ def _check(
         if x is not None and x.shape != expected[name]:
             raise ValueError(f"delta_product: {name} must be {expected[name]}, got {tuple(x.shape)}")
     if T == 0 or n == 0:
-        raise ValueError("delta_product: the sequence must hold at least one token and one reflection a token")
+        raise ValueError("delta_product: the sequence must hold at least one token, and a token one reflection")

@@ -1,8 +1,9 @@
 """What depends on the card in the kernels of the delta rule: which of them run, and how they are launched.
 
 The numbers of Hopper (compute capability 9.0) are the fastest of those tried on an H100. The numbers of other cards
-come from the compiler (`make kernels`): they fit into 99 KB of shared memory and leave at most 400 bytes of registers
-in memory. There, products of 64 columns collapse to 32 registers and 12 KB in memory.
+come from the compiler (`make kernels`): with them a kernel fits into 99 KB of shared memory, and a thread spills at
+most 400 bytes of registers to memory. On these cards a thread would get 32 registers for products of 64 columns, and
+spill 12 KB.
 """
 
 import torch
@@ -22,9 +23,9 @@ HOPPER: dict[str, Configuration] = {
     "adjoint": {"BV": 64, "num_warps": 4, "num_stages": 3},
     "backward": {"BK": 64, "num_warps": 4, "num_stages": 1},
 }
-# ptxas gives 4 warps with much to hold 32 registers a thread, unless it is told to use all 255. More warps are no use:
-# a chunk has 64 rows, 16 for each of 4 warps, so 8 warps compute each row twice. On an H100, for which Triton makes two
-# warp groups of 8 warps, the backward pass with 8 gave wrong gradients for heads of 128.
+# If the threads of 4 warps have much to hold, ptxas gives each 32 registers, unless it is told to use all 255. More
+# warps do not help: a chunk has 64 rows, 16 for each of 4 warps, so 8 warps compute each row twice. On an H100, Triton
+# makes two warp groups of 8 warps, and the backward pass then gave wrong gradients for heads of 128.
 OTHERS: dict[str, Configuration] = {
     "forward": {"BV": 32, "num_warps": 4, "num_stages": 2, "maxnreg": 255},
     "adjoint": {"BV": 32, "num_warps": 4, "num_stages": 1, "maxnreg": 255},
@@ -54,9 +55,9 @@ def short_warps(size: int) -> int:
 def largest_head(card: Card, dtype: torch.dtype) -> int:
     """Return the largest K and V that our kernels take; flash-linear-attention's or PyTorch run for larger ones.
 
-    On an A100, the short kernels with float32 heads of 64 leave 60 KB of registers in memory; with heads of 128 they
-    compile for 18 minutes, and do not fit into the shared memory of smaller cards. Where products of several warps
-    race, the short kernels run with one warp, which holds a head of 32.
+    On an A100, the short kernels spill 60 KB of registers with float32 heads of 64. With heads of 128 they compile for
+    18 minutes, and do not fit into the shared memory of smaller cards. On cards where products of several warps race,
+    the short kernels run with one warp, which holds a head of 32.
     """
     if card.races:
         return 32

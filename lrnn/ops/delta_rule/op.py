@@ -86,7 +86,7 @@ def delta_rule(
 def delta_rule_state(
     k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None = None, *, form: Form = "auto"
 ) -> Tensor:
-    """Return the final state of `delta_rule`, whose queries it does not depend on; a CPU then computes half as much.
+    """Return the final state of `delta_rule`. It does not depend on the queries, so a CPU computes half as much.
 
     Args:
         k, v, beta, initial_state, form: as of `delta_rule`. No gradient is computed.
@@ -125,7 +125,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor 
 
 
 def obstacle_of(dtype: torch.dtype, K: int, V: int, card: Card) -> str | None:
-    """Return what of the input or of the card no kernel can take, or None."""
+    """Return the property of the input or of the card that no kernel can take, or None."""
     if card.capability < (8, 0):
         return "a GPU of compute capability {}.{}, only 8.0 and later".format(*card.capability)
     largest = largest_head(card, dtype) if dtype == torch.float32 else LARGEST_HEAD_OF_FLA

@@ -16,7 +16,7 @@ def head_scores(x: Tensor, weight: Tensor, labels: Tensor, logits: int = LOGITS)
         x: hidden states (batch, T, width).
         weight: weights of the head (vocab_size, width).
         labels: token ids (batch, T).
-        logits: how many logits are held at a time.
+        logits: number of logits that are held at a time.
 
     Returns:
         three scalars: the summed cross-entropy (nats, float32), the number of labels that have the largest logit, and

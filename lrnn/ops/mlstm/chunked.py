@@ -14,7 +14,7 @@ from torch import Tensor
 from lrnn.ops.mlstm.recurrent import EPS, MLSTMState
 
 
-def chunk(
+def run_chunk(
     state: MLSTMState, q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, sign: Tensor
 ) -> tuple[Tensor, MLSTMState]:
     """Run over one chunk of T tokens.

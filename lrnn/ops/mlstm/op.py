@@ -1,4 +1,4 @@
-"""The mLSTM: a matrix memory with an exponential input gate and one decay a head (Beck et al. 2024, Section 2.3).
+"""The mLSTM: a matrix memory with an exponential input gate and one decay per head (Beck et al. 2024, Section 2.3).
 
     C_t = f_t C_{t-1} + i_t k_t v_t^T        n_t = f_t n_{t-1} + i_t k_t        i_t = exp(i~_t)
     h_t = C_t^T q_t / max(|n_t . q_t|, 1)                                       f_t = s sigmoid(f~_t) - (s - 1)
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from lrnn.ops.common.eigenvalue_range import range_scale
 from lrnn.ops.common.form import Form, choose_form
-from lrnn.ops.mlstm.chunked import chunk
-from lrnn.ops.mlstm.recurrent import MLSTMState, token
+from lrnn.ops.mlstm.chunked import run_chunk
+from lrnn.ops.mlstm.recurrent import MLSTMState, run_token
 
 SMALLEST = 1e-6  # smaller |f~| are set to this: the logarithm of f = 0 does not exist
 
@@ -82,11 +82,11 @@ def mlstm(
     log_f, sign = _logarithm_and_sign(f, s)
     with torch.autocast(v.device.type, enabled=False):  # the state stays in float32
         size = 1 if chosen == "recurrent" else chunk_size
-        advance = token if size == 1 else chunk
+        run = run_token if size == 1 else run_chunk
         outputs = []
         for start in range(0, T, size):
             c = slice(start, start + size)
-            h, state = advance(state, *(x[:, :, c] for x in (q, k, v, i, log_f, sign)))
+            h, state = run(state, *(x[:, :, c] for x in (q, k, v, i, log_f, sign)))
             outputs.append(h)
     return torch.cat(outputs, 2).transpose(1, 2).to(out_dtype), state
 

@@ -8,7 +8,7 @@ EPS = 1e-6  # added to the denominator, as the authors do
 MLSTMState = tuple[Tensor, Tensor, Tensor]  # C (B, H, K, V), n (B, H, K), m (B, H)
 
 
-def token(
+def run_token(
     state: MLSTMState, q: Tensor, k: Tensor, v: Tensor, i: Tensor, log_f: Tensor, sign: Tensor
 ) -> tuple[Tensor, MLSTMState]:
     """Run over one token. Shapes: q, k (B, H, 1, K), v (B, H, 1, V), i, log_f, sign (B, H, 1)."""

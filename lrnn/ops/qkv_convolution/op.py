@@ -4,7 +4,7 @@
 
 where x holds the channels of q, k and v side by side, and |y| is the length of a head of D channels. A k_t that is
 rounded to 16 bits does not have exactly length 1, so the op returns its squared length too. After these channels x may
-hold others, which the op returns unchanged: so one projection computes all inputs of a mixer.
+hold others, which the op returns unchanged, so that one projection can compute all inputs of a mixer.
 
 Forms (lrnn/ops/common/form.py): PyTorch, and on a GPU one kernel forward and one backward (operators.py), which read
 and write everything once.

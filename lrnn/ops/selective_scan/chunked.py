@@ -19,7 +19,7 @@ CACHE_ELEMENTS_WITHOUT_GRADIENT = 2**17
 
 
 def default_chunk_size(batch: int, D: int, N: int, on_gpu: bool) -> int:
-    """64 tokens, on a CPU fewer if the states of a chunk would not stay in the cache."""
+    """Return 64 tokens, on a CPU fewer if the states of a chunk would not stay in the cache."""
     return 64 if on_gpu else min(64, max(1, CACHE_ELEMENTS // (batch * D * N)))
 
 

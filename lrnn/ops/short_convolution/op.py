@@ -57,4 +57,4 @@ def last_tokens(x: Tensor, tokens: int) -> Tensor:
     A view would keep all of x in memory as long as the state.
     """
     missing = max(0, tokens - x.shape[1])
-    return F.pad(x[:, x.shape[1] - tokens + missing :], (0, 0, missing, 0))  # which copies even if nothing is missing
+    return F.pad(x[:, x.shape[1] - tokens + missing :], (0, 0, missing, 0))  # F.pad copies even if nothing is missing

@@ -1,0 +1,51 @@
+"""What DeltaNet and DeltaProduct share: heads with keys of length 1."""
+
+from typing import Literal
+
+from torch import Tensor
+
+from lrnn.ops import at_least_float32
+
+QKActivation = Literal["silu", "identity"]
+
+
+def size_of_heads(width: int, heads: int, head_size: int | None) -> int:
+    """Return the size of each head: `head_size`, or an equal share of the width when that is absent.
+
+    Raises:
+        ValueError: if there is no head, if the heads do not divide the width, or if their size is below 1.
+    """
+    if heads < 1 or (head_size is None and width % heads):
+        raise ValueError(f"model.heads: must divide model.width ({width}), got {heads}")
+    if head_size is None:
+        return width // heads
+    if head_size < 1:
+        raise ValueError(f"model.head_size: must be at least 1, got {head_size}")
+    return head_size
+
+
+def check_activation(qk_activation: QKActivation, conv_size: int) -> None:
+    """Refuse a convolution where q and k have no activation: it ends in SiLU.
+
+    Raises:
+        ValueError: if `conv_size` is not 0 with the activation identity.
+    """
+    if qk_activation == "identity" and conv_size:
+        raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
+
+
+def beta_for_rounded_keys(beta: Tensor, k: Tensor, k_square: Tensor | None = None) -> Tensor:
+    """Return beta (...) divided by |k|^2 if the keys k (..., K) are in 16 bits, else beta itself.
+
+    A key that is rounded to 16 bits does not have exactly length 1, and a state that it reflects would grow or fade.
+
+    Args:
+        beta: step sizes.
+        k: keys.
+        k_square: |k|^2 (...), without a gradient; computed from `k` when absent.
+    """
+    if k.element_size() >= 4:
+        return beta
+    if k_square is None:
+        k_square = at_least_float32(k.detach()).square().sum(-1)
+    return beta / k_square.clamp_min(0.5)
