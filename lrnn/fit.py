@@ -121,6 +121,9 @@ class FitCLI(LightningCLI):
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
+        clip = self.config.trainer.gradient_clip_val
+        if clip is not None and not clip >= 0:  # a negative one would turn the gradient around
+            raise ConfigError(f"trainer.gradient_clip_val: must be at least 0, got {clip}")
         for key in ("model", "data", "trainer.callbacks"):
             refuse_null(self.config[key], key)
         for key, of in (("schedule", CosineWarmup), ("compile", CompileTraining)):
@@ -131,9 +134,6 @@ class FitCLI(LightningCLI):
         steps = self.config.trainer.max_steps
         if steps < 1:
             raise ConfigError(f"trainer.max_steps: must be at least 1, since the schedule ends there, got {steps}")
-        clip = self.config.trainer.gradient_clip_val
-        if clip is not None and not clip >= 0:  # a negative one would turn the gradient around
-            raise ConfigError(f"trainer.gradient_clip_val: must be at least 0, got {clip}")
         check_devices(self.config.trainer.accelerator, self.config.trainer.devices)
         check_card(self.config.trainer.accelerator, self.config.model.get("init_args", {}).get("form"))
         nodes, root = self.config.trainer.num_nodes, self.config.trainer.default_root_dir
