@@ -44,7 +44,9 @@ class PerplexityByLength(L.Callback):
             sequences: Largest number of sequences of the longest length.
             segment: Tokens of a sequence read in one call of the model.
         """
-        for name, value in (("lengths", min(lengths, default=0)), ("sequences", sequences), ("segment", segment)):
+        if not lengths:
+            raise ValueError("lengths: must have at least one length, got []")
+        for name, value in (("lengths", min(lengths)), ("sequences", sequences), ("segment", segment)):
             if value < 1:
                 raise ValueError(f"{name}: must be at least 1, got {value}")
         self.lengths = lengths
