@@ -16,7 +16,7 @@ from torch import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # Ctrl-C, a preempted job, Slurm's --signal=USR1
 POLL = 0.2  # seconds between two looks at the store
-SAME = 1.0  # seconds within which a further signal repeats the first: a launcher passes on what the group got as well
+SAME = 1.0  # seconds in which another signal counts as the same: a launcher may pass on what its group got too
 ANSWER = timedelta(seconds=60)  # time in which every rank must say how far it is
 
 _runs = count()  # every rank counts its runs alike, so that each run has keys of its own
@@ -46,7 +46,7 @@ class AgreedStop:
         self._thread: threading.Thread | None = None
 
     def open(self, step: int) -> None:
-        """Receive signals from now on; `step` optimizer steps are done. A second call only takes the handlers back."""
+        """Receive signals from now on; `step` optimizer steps are done. A second call only sets the handlers again."""
         self._step = step + 1
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
@@ -101,7 +101,7 @@ class AgreedStop:
             if select.select([self._wakeups], [], [], POLL)[0]:
                 for number in self._wakeups.recv(64):
                     self._signalled(number)
-            # a store that is gone went with its rank; the next collective of this rank then fails
+            # the store may have gone with the rank that held it; the next collective of this rank then fails
             with suppress(RuntimeError):
                 if self._signal is None and self._store is not None and self._store.check(["signal"]):
                     self._stop(int(self._store.get("signal")))

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -40,6 +41,8 @@ class BestWeights(L.Callback):
             raise MisconfigurationException(
                 f"trainer.callbacks: BestWeights keeps the best weights on one device only, got {trainer.world_size}"
             )
+        if isinstance(trainer.strategy, ModelParallelStrategy):
+            raise MisconfigurationException("trainer.callbacks: BestWeights can't read weights in shards, as of fsdp2")
         length_task(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

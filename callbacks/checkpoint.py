@@ -33,7 +33,7 @@ class ResumableCheckpoint(Checkpoint):
         """
         self.path = Path(dirpath, "last.ckpt")
         self.every_n_steps = every_n_steps
-        self._step = 0  # the last one that was seen to end
+        self._step = 0  # the last optimizer step that has ended
         self._stop: AgreedStop | None = None
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -51,6 +51,12 @@ class ResumableCheckpoint(Checkpoint):
         if self._stop is None:
             self._stop = AgreedStop(trainer.global_rank, trainer.world_size)
         self._stop.open(trainer.global_step)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Values are logged at this step. Where a run goes on that ended with a validation, Lightning's is one too high.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

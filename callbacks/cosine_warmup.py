@@ -38,7 +38,7 @@ class CosineWarmup(L.Callback):
         return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for optimizer in trainer.optimizers:  # this runs before a checkpoint is read, which restores it too
+        for optimizer in trainer.optimizers:  # the optimizer state of a checkpoint, which is read later, has it too
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
 

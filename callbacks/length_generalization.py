@@ -54,8 +54,8 @@ class LengthGeneralization(L.Callback):
         if prefix_length is not None and prefix_length < 2:
             raise ValueError(f"prefix_length: must be at least 2, got {prefix_length}")
         for name, values in (("lengths", lengths), ("final_lengths", final_lengths)):
-            if any(length < 2 for length in values):
-                raise ValueError(f"{name}: every length must be at least 2, got {list(values)}")
+            if any(length < 1 for length in values):
+                raise ValueError(f"{name}: every length must be at least 1, got {list(values)}")
         for name, value in (("samples", samples), ("segment", segment)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: must be at least 1, got {value}")

@@ -1,4 +1,4 @@
-"""Does a language model that was trained on short rows use, or at least bear, a long context?"""
+"""Does a long context help, or at least not harm, a language model that was trained on short rows?"""
 
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from callbacks.contract import members_of
+from callbacks.dashboard.card import log_figure
 from lrnn.evaluate.perplexity_figure import perplexity_figure
 from lrnn.evaluate.perplexity_scoring import score_perplexity
 from lrnn.evaluate.record import write_record
@@ -43,7 +44,9 @@ class PerplexityByLength(L.Callback):
             sequences: Largest number of sequences of the longest length.
             segment: Tokens of a sequence read in one call of the model.
         """
-        for name, value in (("lengths", min(lengths, default=0)), ("sequences", sequences), ("segment", segment)):
+        if not lengths:
+            raise ValueError("lengths: must have at least one length, got []")
+        for name, value in (("lengths", min(lengths)), ("sequences", sequences), ("segment", segment)):
             if value < 1:
                 raise ValueError(f"{name}: must be at least 1, got {value}")
         self.lengths = lengths
@@ -85,8 +88,6 @@ class PerplexityByLength(L.Callback):
         values = {f"perplexity_up_to/{n}": value for n, value in scores.running_at.items()}
         values |= {f"perplexity_at/{n}": value for n, value in scores.position_at.items()}
         trainer.logger.log_metrics(values, trainer.global_step)
-        writer: Any = getattr(trainer.logger, "experiment", None)
-        if hasattr(writer, "add_figure"):
-            context = getattr(members_of(trainer).datamodule, "context", None)
-            figure = perplexity_figure({"validation": {"this run": scores}}, {"this run": context})
-            writer.add_figure("perplexity_by_length", figure, trainer.global_step)
+        context = getattr(members_of(trainer).datamodule, "context", None)
+        figure = perplexity_figure({"validation": {"this run": scores}}, {"this run": context})
+        log_figure(trainer, "perplexity_by_length", figure)

@@ -18,15 +18,15 @@ class Spectrum(L.Callback):
     - `eigenvalues/share_complex`, `eigenvalues/share_complex_of_products`: share that is not real, of single
       transitions and of products over `window` tokens
     - `eigenvalues/distance_from_1`: mean of | |eigenvalue| - 1 |
-    - `eigenvalues/horizon`: tokens in which the slowest part of a state that changes its sign falls to half, as the
-      eigenvalues predict (lrnn/theory/spectra.py)
+    - `eigenvalues/horizon`: tokens after which the slowest part of the state has fallen to half, as the eigenvalues
+      predict; only parts that change their sign count, if there are any (lrnn/theory/spectra.py)
     - a histogram of the real parts of each layer, as `eigenvalues/<layer>`
     """
 
     def __init__(self, every: int = 100, sequences: int = 2, tokens: int = 256, window: int = 2):
         """
         Args:
-            every: Optimizer steps from one look to the next.
+            every: Optimizer steps between two measurements.
             sequences: Sequences of the batch that are read.
             tokens: Tokens of each of them that are read.
             window: Tokens of a product.
@@ -37,7 +37,7 @@ class Spectrum(L.Callback):
         if window > tokens:
             raise ValueError(f"window: must be at most tokens ({tokens}), got {window}")
         self.every, self.sequences, self.tokens, self.window = every, sequences, tokens, window
-        self._step = 0  # the last one that was seen to end
+        self._step = 0  # the last optimizer step that has ended
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if not any(hasattr(module, "transitions") for module in pl_module.modules()):

@@ -1,5 +1,5 @@
-"""LightningDataModules: synthetic tasks (data/tasks/, one file a task) and text as token shards (data/text/),
-and state tracking in text (data/state_tracking/).
+"""LightningDataModules: synthetic tasks (data/tasks/, one file a task), text as token shards (data/text/), and state
+tracking in text (data/state_tracking/).
 
 A class is imported when it is first used, so that `python -m data.prepare` and its workers need neither torch nor
 Lightning.

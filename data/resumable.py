@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from data.whole_steps import check_steps, start_at_a_step
 
 IGNORE = -100  # the label of a position that is not scored
 
@@ -91,12 +91,12 @@ class ResumableData(L.LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         if self.trainer is not None:
-            _check_steps(self.trainer)
+            check_steps(self.trainer)
 
     def train_dataloader(self) -> DataLoader:
         if self.trainer is not None:
-            _start_at_a_step(self.trainer)
-        # without persistent workers: those of an epoch would go on after the batches that they have prefetched
+            start_at_a_step(self.trainer)
+        # Persistent workers would begin the next epoch after the batches that they have prefetched, and skip those.
         return _TrainingLoader(_TrainingBatches(self), batch_size=None, num_workers=self.num_workers)
 
     @property
@@ -143,45 +143,6 @@ class ResumableData(L.LightningDataModule, ABC):
         if state_dict["seed"] != self.seed:
             raise ValueError(f"data.seed: the checkpoint was trained with {state_dict['seed']}, got {self.seed}")
         self._resumed_at = (state_dict["samples_consumed"], state_dict["global_step"])
-
-
-def _check_steps(trainer: Any) -> None:
-    """Raise MisconfigurationException if steps would differ in their number of samples, or samples would repeat."""
-    limit, accumulate = trainer.limit_train_batches, trainer.accumulate_grad_batches
-    if accumulate < 1:
-        raise MisconfigurationException(f"trainer.accumulate_grad_batches: must be at least 1, got {accumulate}")
-    if trainer.overfit_batches:
-        raise MisconfigurationException(
-            f"trainer.overfit_batches: must be 0, as training samples do not repeat, got {trainer.overfit_batches}"
-        )
-    if isinstance(limit, int) and limit % accumulate and not trainer.fast_dev_run:
-        raise MisconfigurationException(
-            "trainer.limit_train_batches: must be a multiple of trainer.accumulate_grad_batches "
-            f"({accumulate}), as an epoch ends with a whole step, got {limit}"
-        )
-    if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):
-        raise MisconfigurationException(
-            "trainer.callbacks: GradientAccumulationScheduler would change the samples of a step; "
-            "set trainer.accumulate_grad_batches, and another number when you resume"
-        )
-
-
-def _start_at_a_step(trainer: Any) -> None:
-    """Correct Lightning's count of the batches of a resumed epoch, which decides where steps and epochs end.
-
-    Lightning takes a step at every multiple of accumulate_grad_batches. The count in a checkpoint may be no multiple,
-    if it was made with another accumulate_grad_batches or between two steps. It is rounded down to one. The samples
-    are not affected, since they are counted by steps. An epoch that had ended is counted as ended; otherwise Lightning
-    would run it once more, without a batch.
-    """
-    progress, limit = trainer.fit_loop.epoch_loop.batch_progress, trainer.limit_train_batches
-    before = progress.current.ready
-    after = before - before % trainer.accumulate_grad_batches
-    if isinstance(limit, int) and 0 < limit <= before and (before > limit or progress.current.completed == before):
-        after, progress.is_last_batch = 0, False
-    for count in (progress.current, progress.total):
-        for name in ("ready", "started", "processed", "completed"):
-            setattr(count, name, getattr(count, name) - (before - after))
 
 
 class _TrainingLoader(DataLoader):

@@ -121,6 +121,9 @@ class FitCLI(LightningCLI):
         parser.link_arguments("data.vocab_size", "model.init_args.vocab_size", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
+        clip = self.config.trainer.gradient_clip_val
+        if clip is not None and not clip >= 0:  # a negative one would turn the gradient around
+            raise ConfigError(f"trainer.gradient_clip_val: must be at least 0, got {clip}")
         for key in ("model", "data", "trainer.callbacks"):
             refuse_null(self.config[key], key)
         for key, of in (("schedule", CosineWarmup), ("compile", CompileTraining)):

@@ -189,7 +189,7 @@ def flip(path):
             "tokenizer: conf holds neither tokenizer.json",
         ),
         (lambda path: None, ["--data.shards=nothing"], "nothing holds no manifest.json"),
-        (lambda path: None, ["--data.batch_size=300"], "1 ranks of 300 need 300 training rows"),
+        (lambda path: None, ["--data.batch_size=300"], "data.batch_size: must be at most"),
     ],
 )
 def test_what_is_wrong_with_the_data_is_said_in_one_line(change, options, message, shards, tmp_path):

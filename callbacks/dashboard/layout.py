@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-# category -> title of a chart -> pattern of the tags that are its lines, each matched from its first character on
+# category -> title of a chart -> pattern of the tags that are its lines, which matches from their first character on
 CHARTS = {
     "Learning": {
         "loss (nats)": r"(train|val)/loss$",

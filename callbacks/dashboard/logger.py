@@ -41,7 +41,7 @@ class Dashboard(TensorBoardLogger):
         kinds = ("scalars", "tensors", "images", "histograms")
         if not any(Path(self.log_dir).glob("events.out.tfevents.*")):
             return {kind: set() for kind in kinds}
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # where a run resumes
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # for a resumed run only
 
         tags = EventAccumulator(self.log_dir, dict.fromkeys(kinds, 1)).Reload().Tags()
         return {kind: set(tags[kind]) for kind in kinds}

@@ -67,8 +67,8 @@ class GroupWordProblem(SyntheticTask):
             tokens_per_element: Number of tokens that an element takes: the element and tokens that change nothing.
             training_labels: Tokens that are scored in training: all with BOS (as in the paper), the last token of each
                 element, or the last token of the sequence.
-            evaluation_labels: Tokens that are scored in validation and test, likewise. BOS has a constant answer, which
-                `every_element` leaves out.
+            evaluation_labels: Tokens that are scored in validation and test, from the same choices. `every_element`
+                leaves out BOS, whose answer is constant.
             **kwargs: Options of every task (data.SyntheticTask).
 
         Raises:
@@ -119,13 +119,13 @@ class GroupWordProblem(SyntheticTask):
     def evaluation_batches(
         self, shortest: int, longest: int, samples: int, validation: bool = False, tokens: int = 2**17
     ) -> Iterator[Batch]:
-        """Yield evaluation sequences as every task does; `tokens`, the most tokens of a batch, do not count BOS."""
+        """Yield evaluation sequences as every task does. A batch has at most `tokens` tokens besides BOS."""
         return super().evaluation_batches(shortest, longest, samples, validation, tokens // self.tokens_per_element)
 
 
 def _group(name: str | None, generators: list[list[int]] | None) -> Group:
     if name is not None and generators is not None:
-        raise ValueError("generators: must be absent where a group is named, give one of the two")
+        raise ValueError("generators: must be null where a group is named, got both; set group or generators to null")
     if name is not None:
         return named_group(name)
     if generators is not None:

@@ -209,7 +209,7 @@ def _close(generators: np.ndarray) -> tuple[list[bytes], Tensor]:
     """
     identity = np.arange(generators.shape[1], dtype=BIG_ENDIAN).tobytes()
     place, found, products = {identity: 0}, [identity], []
-    for b in found:  # which grows meanwhile
+    for b in found:  # the list grows in this loop
         for product in generators[:, np.frombuffer(b, BIG_ENDIAN)]:
             key = product.tobytes()
             if key not in place:

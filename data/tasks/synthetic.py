@@ -114,7 +114,10 @@ class SyntheticTask(ResumableData):
 
     @property
     def last_label_is_state(self) -> bool:
-        """Whether the last column of a training batch has a label in every row, which determines the state to keep."""
+        """Whether every training sequence fills its row up to a last label, which determines the state to keep.
+
+        A batch in which a curriculum changes the length is the exception: its shorter sequences are padded.
+        """
         return self.last_label_determines_state and all(a == b for a, b in (*self._stages, self.train_lengths))
 
     def stages_of(self, samples: range) -> list[tuple[range, tuple[int, int]]]:
@@ -165,7 +168,7 @@ class SyntheticTask(ResumableData):
     def val_dataloader(self) -> DataLoader:
         batches = self.evaluation_batches(*self.train_lengths, self.validation_samples, validation=True)
         shares = [self._share(batch) for batch in batches]
-        # Lightning would deal the batches to the ranks by a sampler of its own, which repeats some; this one deals none
+        # Lightning would deal the batches to the ranks again, and repeat some. This sampler gives all to this rank.
         sampler = DistributedSampler(shares, num_replicas=1, rank=0, shuffle=False)  # type: ignore[arg-type, var-annotated]
         return DataLoader(shares, batch_size=None, sampler=sampler)  # type: ignore[arg-type]
 

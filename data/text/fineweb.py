@@ -91,15 +91,17 @@ class FineWeb(ResumableData):
         self._check_rows(self.rank_and_ranks[1])
 
     def _check_rows(self, ranks: int) -> None:
-        for split, rows, needed in (
-            ("training", self.rows, ranks * self.batch_size),
-            ("validation", self.validation_rows, 1),
-        ):
-            if rows < needed:
+        for split, rows in (("training", self.rows), ("validation", self.validation_rows)):
+            if not rows:
                 raise DataError(
-                    f"data.batch_size: {ranks} ranks of {self.batch_size} need {needed} {split} rows of "
-                    f"{self.context} + 1 tokens, {self.folder} has {rows}"
+                    f"data.context: the {split} split of {self.folder} has no row of {self.context} + 1 tokens; "
+                    "choose a shorter context, or prepare a larger split"
                 )
+        if self.rows < ranks * self.batch_size:
+            raise DataError(
+                f"data.batch_size: must be at most {self.rows // ranks} with {ranks} ranks, as {self.folder} has "
+                f"{self.rows} training rows of {self.context} + 1 tokens, got {self.batch_size}"
+            )
 
     def training_batch(self, samples: range, device: torch.device) -> Batch:
         rows = []
@@ -145,7 +147,7 @@ class FineWeb(ResumableData):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["shards"] != self.manifest.digest:
-            raise ValueError(f"data.shards: the checkpoint was trained on others than those in {self.folder}")
+            raise ValueError(f"data.shards: the checkpoint was trained on other shards than those in {self.folder}")
         if state_dict["context"] != self.context:
             before = state_dict["context"]
             raise ValueError(f"data.context: the checkpoint was trained with {before}, got {self.context}")

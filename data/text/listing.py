@@ -17,12 +17,14 @@ def is_pointer(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return path.stat().st_size < POINTER_BYTES and file.read(len(POINTER)) == POINTER
-    except OSError:  # the reader says so
+    except OSError:  # reading the file will raise it again
         return False
 
 
 def list_files(name: str) -> tuple[list[Path], str]:
-    """Return the data files of a folder or a pattern, or the file itself, sorted, and what was left out, in a line.
+    """Return the data files that `name` stands for, sorted, and a line that says what was left out.
+
+    `name` is a folder, a pattern or a file.
 
     Raises DataError if a file that is named is a Git LFS pointer, or if everything was left out.
     """
@@ -49,7 +51,7 @@ def list_files(name: str) -> tuple[list[Path], str]:
 
 
 def _kind(file: Path, inside: Path) -> str | None:
-    """Why a file is not data, or None if it is, or if it is a folder."""
+    """Return why a file is not data, or None for data and for folders."""
     if file.is_dir():
         return None
     if any(part.startswith(".") for part in inside.parts):

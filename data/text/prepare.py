@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from data.errors import DataError
 from data.text.encode import Encoded, Recipe, encoded_in_order
+from data.text.one_writer import one_writer
 from data.text.shards import (
     SPLITS,
     Manifest,
@@ -36,7 +37,7 @@ from data.text.tokenizer import DEFAULT_TOKENIZER, Tokenizer, load_tokenizer, to
 
 
 class Preparation:
-    """The shards that are written so far, and the number of documents in them."""
+    """The shards written so far, and the number of documents in them."""
 
     def __init__(self, out: Path, settings: dict[str, Any], dtype: np.dtype, shard_tokens: int):
         self.out = out
@@ -148,11 +149,7 @@ def prepare(
     Raises:
         DataError: if an option, a document or the folder is not what is needed.
     """
-    if not 0 <= validation_fraction < 1:
-        raise DataError(f"validation_fraction: must lie in [0, 1), got {validation_fraction}")
-    for name, value in (("shard_tokens", shard_tokens), ("workers", workers)):
-        if value < 1:
-            raise DataError(f"{name}: must be at least 1, got {value}")
+    _check_numbers(validation_fraction, shard_tokens, workers)
     console, folder = Console(), Path(out)
     opened = open_source(source, text_key, hub_config, hub_split, hub_revision)
     if opened.left_out:
@@ -172,24 +169,37 @@ def prepare(
         refuse_other_settings(folder, manifest.settings, settings)
         console.print(f"{out} is complete: {_summary(manifest)}", soft_wrap=True)
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"out: {out} could not be created ({error.strerror})") from error
-    preparation = Preparation(folder, settings, token_dtype(loaded.vocab_size), shard_tokens)
-    if preparation.read:
-        console.print(f"continuing after {preparation.read:,} documents", soft_wrap=True)
+    _make_folder(folder)
     recipe = Recipe(tokenizer, text_key, validation_fraction, bad_documents == "skip")
     start = time.perf_counter()
-    try:
-        _tokenize(opened, preparation, recipe, workers, console)
-        manifest = preparation.finish(loaded)
-    finally:
-        preparation.discard_partial()
+    with one_writer(folder):
+        preparation = Preparation(folder, settings, token_dtype(loaded.vocab_size), shard_tokens)
+        try:
+            _tokenize(opened, preparation, recipe, workers, console)
+            manifest = preparation.finish(loaded)
+        finally:
+            preparation.discard_partial()
     console.print(f"{out}: {_summary(manifest)}, {time.perf_counter() - start:.0f} s", soft_wrap=True)
 
 
+def _check_numbers(validation_fraction: float, shard_tokens: int, workers: int) -> None:
+    if not 0 <= validation_fraction < 1:
+        raise DataError(f"validation_fraction: must lie in [0, 1), got {validation_fraction}")
+    for name, value in (("shard_tokens", shard_tokens), ("workers", workers)):
+        if value < 1:
+            raise DataError(f"{name}: must be at least 1, got {value}")
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"out: {folder} could not be created ({error.strerror})") from error
+
+
 def _tokenize(source: Source, preparation: Preparation, recipe: Recipe, workers: int, console: Console) -> None:
+    if preparation.read:
+        console.print(f"continuing after {preparation.read:,} documents", soft_wrap=True)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn()
     before, start = preparation.tokens, time.perf_counter()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:

@@ -19,7 +19,7 @@ TABLES = {".csv": ",", ".tsv": "\t"}  # endings and what separates their columns
 RECORDS = (*LINES, *TABLES, ".json", ".parquet")  # endings of files that have a text key
 COMPRESSED = {".bz2", ".xz", ".lzma", ".lz4", ".zip", ".7z", ".tar", ".tgz", ".rar", ".br"}  # not read
 
-WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # that of UTF-32, little-endian, begins with the first
+WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # the mark of little-endian UTF-32 begins with the first of these
 CHUNK = 2**20
 LARGEST_ELEMENT = 2**28  # characters of an element of an array
 
@@ -36,7 +36,7 @@ def refuse_wide(content: bytes, origin: str, error: type[DataError] = DataError)
     """Raise an error if content begins as UTF-16 and UTF-32 do: with their mark, or with many zero bytes."""
     start = content[:64]
     if start.startswith(WIDE) or 4 * start.count(0) >= len(start) > 0:
-        raise error(f"{origin} is UTF-16, UTF-32 or no text; iconv -f UTF-16 -t UTF-8 makes UTF-8 of the first")
+        raise error(f"{origin} is UTF-16, UTF-32 or no text; iconv -f UTF-16 -t UTF-8 converts UTF-16")
 
 
 def read_records(content: io.BufferedReader, origin: str, ending: str, text_key: str) -> Iterator[Record]:
@@ -79,7 +79,7 @@ def json_file(content: io.BufferedReader, origin: str, text_key: str) -> Iterato
 
 
 def skip_blank(content: io.BufferedReader) -> int:
-    """Take a byte order mark and white space. Return the number of lines that they end."""
+    """Skip a byte order mark and white space. Return the number of line ends among them."""
     if content.peek(3).startswith(codecs.BOM_UTF8):
         content.read(3)
     lines = 0
@@ -128,7 +128,7 @@ def _element(text: "_Text", origin: str, text_key: str) -> Record:
 
 
 class _Text:
-    """Text of a JSON file, read in chunks. What was decoded is dropped."""
+    """Text of a JSON file, read in chunks. Elements that were decoded are dropped."""
 
     def __init__(self, content: BinaryIO, origin: str):
         self.content, self.origin = content, origin
@@ -142,7 +142,7 @@ class _Text:
             raise DataError(f"{self.origin} is not UTF-8 ({error.reason})") from error
 
     def more(self) -> bool:
-        """Read as much again as is held, so that an element over many chunks is tried few times."""
+        """Read as much again as the buffer holds, so that few attempts to decode a long element are in vain."""
         data = self.content.read(max(CHUNK, len(self.buffer) - self.at))
         self.buffer, self.at = self.buffer[self.at :] + self._decode(data, not data), 0
         return bool(data)
@@ -164,7 +164,7 @@ class _Text:
         self.at += 1
 
     def decode(self, origin: str) -> tuple[str, str]:
-        """Take an element: its value, and the text that spells it."""
+        """Take the next element. Return its value, and its JSON."""
         while True:
             try:
                 value, end = json.JSONDecoder().raw_decode(self.buffer, self.at)

@@ -39,9 +39,7 @@ class BadDocumentError(DataError):
 
 
 def text_of(record: Record, text_key: str) -> str:
-    """The text of a document.
-
-    A byte order mark is no part of it.
+    """Return the text of a document, without a byte order mark.
 
     Raises BadDocumentError if it is empty, not UTF-8 or JSON lines, and DataError if it is not JSON with the key
     `text_key`.
@@ -61,7 +59,7 @@ def text_of(record: Record, text_key: str) -> str:
 
 
 def _value(text: str, origin: str, text_key: str) -> str:
-    """The text under a key of a JSON object, "" for null."""
+    """Return the text under a key of a JSON object, or "" for null."""
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -78,7 +76,7 @@ def _value(text: str, origin: str, text_key: str) -> str:
 
 
 def _refuse_json_lines(content: bytes, origin: str) -> None:
-    """Refuse a text whose first two lines are JSON objects: its syntax is no text."""
+    """Refuse a text whose first two lines are JSON objects: a model would learn the syntax of JSON."""
     start = content.removeprefix(BOM_UTF8).lstrip() if content[:100].lstrip(BOM_UTF8 + b" \t\r\n")[:1] == b"{" else b""
     lines = start.split(b"\n", 2)[:2]
     if len(lines) == 2 and all(map(is_object, lines)):
@@ -89,7 +87,7 @@ class Source(ABC):
     """A sequence of documents that is the same whenever it is read."""
 
     identity: dict[str, Any]  # settings that decide the documents and their order
-    left_out: str = ""  # what of the source is not read, in words
+    left_out: str = ""  # which parts of the source are not read, in words
     share_read: float | None = 0.0  # share of the source that was read, in [0, 1]; None if its size is not known
 
     @abstractmethod
@@ -111,7 +109,7 @@ class FileSource(Source):
         if tables := sum(_format(path) in (".json", ".csv", ".tsv") for path in paths):
             self.identity["json_and_csv"] = tables  # shards that were begun when these were texts are refused
         if text_key != "text" and not any(_format(path) in RECORDS for path in paths):
-            raise DataError(f"text_key: {name} holds no records, so that none has a {text_key}")
+            raise DataError(f"text_key: must be left out, as {name} holds no records, got {text_key}")
         for path in paths:
             if {path.suffix.lower(), _format(path)} & COMPRESSED:
                 raise DataError(f"source: {path} is not read, only .gz and .zst are; decompress it")
@@ -206,7 +204,7 @@ class HubSource(Source):
             yield Record(f"{self.name}:{number}", row[self.text_key] or "")
 
     def _unreachable(self, error: Exception) -> DataError:
-        """Make one error of the many that the libraries of the hub, and those below them, raise."""
+        """Make one error of the many kinds that the hub's libraries raise."""
         reason = " ".join(str(error).split())
         return DataError(f"source: {self.name} could not be read from the Hugging Face hub ({reason})")
 
@@ -226,14 +224,14 @@ def open_source(name: str, text_key: str, config: str | None, split: str, revisi
 
 
 def _refuse_hub_options(name: str, config: str | None, split: str, revision: str) -> None:
-    """Refuse options that a source which is not of the hub would ignore."""
+    """Refuse options of the hub, which other sources would ignore."""
     for option, value, default in (
         ("hub_config", config, None),
         ("hub_split", split, "train"),
         ("hub_revision", revision, "main"),
     ):
         if value != default:
-            raise DataError(f"{option}: {name} is not of the hub, so that it has no {value}")
+            raise DataError(f"{option}: must be left out, as {name} is not on the hub, got {value}")
 
 
 def _standard_library(text_key: str) -> Source:

@@ -10,7 +10,6 @@ from itertools import islice
 
 from jsonargparse import ArgumentError, auto_cli
 
-from data.errors import DataError
 from data.text.encode import Recipe, batches, encode
 from data.text.sources import open_source, text_of
 from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
@@ -37,7 +36,12 @@ def speed(
         batch_size: Number of rows in a batch.
         num_workers: Number of processes that read rows.
         seconds: Duration of each of the three measurements, in seconds.
+
+    Raises:
+        ValueError: if an option is out of its range.
     """
+    if not seconds > 0:
+        raise ValueError(f"seconds: must be above 0, got {seconds}")
     ours, library = _tokenizing(source, text_key, tokenizer, seconds)
     print(f"tokenizing, one core:      {ours:12,.0f} tokens/s")
     print(f"by the library alone:      {library:12,.0f} tokens/s (ratio of the first to this: {ours / library:.2f})")
@@ -80,7 +84,7 @@ def _reading(shards: str, tokenizer: str, context: int, batch_size: int, num_wor
 def main() -> None:
     try:
         auto_cli(speed, exit_on_error=False, prog="python -m data.text.speed")
-    except (ArgumentError, DataError) as error:
+    except (ArgumentError, ValueError) as error:  # a DataError is a ValueError
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

@@ -36,7 +36,7 @@ class Tokenizer(ABC):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A sentencepiece model. Raises DataError if the file is none, or has no EOS piece."""
+    """A sentencepiece model. Raises DataError if the file is not one, or has no EOS piece."""
 
     def __init__(self, path: Path):
         from sentencepiece import SentencePieceProcessor

@@ -55,6 +55,39 @@ def test_one_weight_that_is_not_finite_is_found_and_a_large_one_is_not(value):
     assert not weights_are_finite(model)
 
 
+def train(run_dir, *options, more=()):
+    options = (*options, "enable_progress_bar=false", "enable_model_summary=false")
+    trainer = [f"--trainer.{option}" for option in options]
+    fit(["--config=conf/parity.yaml", f"--run_dir={run_dir}", "--data.batch_size=4", *trainer, *more])
+
+
+def steps_logged(run_dir):
+    events = EventAccumulator(str(run_dir)).Reload()
+    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
+def test_a_run_that_ended_with_a_validation_goes_on_with_the_next_step(tmp_path, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    trainer = ("val_check_interval=2", "log_every_n_steps=2", "callbacks=[]")
+    for steps, more in ((4, []), (8, ["--resume=true"])):
+        train(tmp_path / "run", *trainer, f"max_steps={steps}", more=[*more, "--data.validation_samples=4"])
+    steps = steps_logged(tmp_path / "run")
+    assert steps["train/loss"] == steps["train/learning_rate"] == steps["val/loss"] == [1, 3, 5, 7]
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
+def test_a_step_of_several_batches_is_logged_once_also_after_a_resume(tmp_path, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    trainer = ("accumulate_grad_batches=2", "log_every_n_steps=1", "limit_val_batches=0")
+    trainer += ("callbacks=callbacks.Spectrum", "callbacks.every=2")
+    for steps, more in ((2, []), (4, ["--resume=true"])):
+        train(tmp_path / "run", *trainer, f"max_steps={steps}", more=more)
+    steps = steps_logged(tmp_path / "run")
+    assert steps["train/learning_rate"] == steps["train/loss"] == [0, 1, 2, 3]
+    assert steps["eigenvalues/least"] == [2, 4]
+
+
 @pytest.mark.parametrize(
     ("devices", "batches", "scaler", "problem"),
     [
@@ -72,17 +105,3 @@ def test_what_a_recorded_step_cannot_do_is_refused(devices, batches, scaler, pro
     )
     with pytest.raises(MisconfigurationException, match=f"compile.cuda_graphs: {problem}"):
         CompileTraining(cuda_graphs=True).setup(trainer, nn.Linear(1, 1), "fit")
-
-
-@pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
-def test_a_step_of_several_batches_is_logged_once_also_after_a_resume(tmp_path, monkeypatch, pytestconfig):
-    monkeypatch.chdir(pytestconfig.rootpath)
-    trainer = ("accumulate_grad_batches=2", "log_every_n_steps=1", "limit_val_batches=0", "enable_model_summary=false")
-    trainer += ("callbacks=callbacks.Spectrum", "callbacks.every=2", "enable_progress_bar=false")
-    options = ["--config=conf/parity.yaml", f"--run_dir={tmp_path}/run", *(f"--trainer.{option}" for option in trainer)]
-    for steps, more in ((2, []), (4, ["--resume=true"])):
-        fit([*options, "--data.batch_size=4", f"--trainer.max_steps={steps}", *more])
-    events = EventAccumulator(str(tmp_path / "run")).Reload()
-    steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-    assert steps["train/learning_rate"] == steps["train/loss"] == [0, 1, 2, 3]
-    assert steps["eigenvalues/least"] == [2, 4]

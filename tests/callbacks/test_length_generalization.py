@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from callbacks import AtomicCheckpointIO, BestWeights, LengthGeneralization
+from callbacks import AtomicCheckpointIO, BestWeights, FullySharded, LengthGeneralization
 from data import GroupWordProblem, ModularArithmetic, Parity
 from lrnn.evaluate.metrics import ScaledAccuracy
 from lrnn.fit import fit
@@ -83,6 +83,8 @@ class ComesAndGoes(CountsOnes):
 def test_the_best_weights_are_kept_on_one_device_only():
     with pytest.raises(MisconfigurationException, match="BestWeights keeps the best weights on one device only, got 2"):
         BestWeights().setup(SimpleNamespace(world_size=2), None, "fit")
+    with pytest.raises(MisconfigurationException, match="BestWeights can't read weights in shards"):
+        BestWeights().setup(SimpleNamespace(world_size=1, strategy=FullySharded()), None, "fit")
     with pytest.raises(ValueError, match="samples: must be at least 1, got 0"):
         BestWeights(samples=0)
 

@@ -164,6 +164,10 @@ SCHEDULER = "lightning.pytorch.callbacks.GradientAccumulationScheduler"
             "trainer.limit_train_batches: must be a multiple of trainer.accumulate_grad_batches (4)",
         ),
         (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches: must be at least 1, got 0"),
+        (["trainer.limit_train_batches=0"], "trainer.limit_train_batches: must be at least 1, got 0"),
+        (["trainer.val_check_interval=0"], "trainer.val_check_interval: must be at least 1, got 0"),
+        (["trainer.check_val_every_n_epoch=0"], "trainer.check_val_every_n_epoch: must be at least 1, got 0"),
+        (["trainer.log_every_n_steps=0"], "trainer.log_every_n_steps: must be at least 1, got 0"),
         (["trainer.overfit_batches=2"], "trainer.overfit_batches: must be 0, as training samples do not repeat, got 2"),
         (
             [f"trainer.callbacks={{class_path: {SCHEDULER}, init_args: {{scheduling: {{1: 2}}}}}}"],

@@ -266,7 +266,7 @@ def test_evaluation_sets_of_any_length():
     ("options", "message"),
     [
         ({}, "group: must be a name such as S5, or generators must be given"),
-        ({"group": "S3", "generators": [[1, 0]]}, "generators: must be absent where a group is named"),
+        ({"group": "S3", "generators": [[1, 0]]}, "generators: must be null where a group is named"),
         ({"group": "M11"}, "group: unknown name 'M11'; known are S2 to S7, A3 to A7"),
         ({"group": "D2"}, "group: unknown name 'D2'"),
         ({"group": "S3x"}, "group: unknown name 'S3x'"),

@@ -1,3 +1,4 @@
+import sys
 import tempfile
 from collections.abc import Iterable
 from itertools import islice
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.loops.progress import _BatchProgress
 
 from data import DataError, FineWeb
+from data.text import speed
 
 CONTEXT = 16
 CPU = torch.device("cpu")
@@ -127,7 +129,7 @@ def test_validation_rows_are_the_first_ones(random_shards):
 def test_a_checkpoint_of_other_shards_or_another_context_is_refused(random_shards, write_shards, tmp_path):
     saved = open_rows(random_shards).state_dict()
     other = write_shards(tmp_path / "other", [[[5] * 200]], [[[5] * 200]])
-    with pytest.raises(ValueError, match=r"data.shards: the checkpoint was trained on others"):
+    with pytest.raises(ValueError, match=r"data.shards: the checkpoint was trained on other shards"):
         open_rows(other).load_state_dict(saved)
     with pytest.raises(ValueError, match=r"data.context: the checkpoint was trained with 16, got 8"):
         open_rows(random_shards, context=8).load_state_dict(saved)
@@ -137,9 +139,19 @@ def test_a_checkpoint_of_other_shards_or_another_context_is_refused(random_shard
 
 def test_more_ranks_than_rows_are_refused(random_shards):
     data = open_rows(random_shards, batch_size=16, ranks=4, context=2048)
-    with pytest.raises(DataError, match=r"4 ranks of 16 need 64 training rows of 2048 \+ 1 tokens, .* has 40"):
+    with pytest.raises(DataError, match=r"data.batch_size: must be at most 10 with 4 ranks, .* has 40 .*, got 16"):
         data.setup("fit")
+    with pytest.raises(DataError, match=r"data.context: the validation split of .* has no row of 20000 \+ 1 tokens"):
+        open_rows(random_shards, batch_size=1, context=20000)
     open_rows(random_shards, batch_size=1, ranks=8, context=2048).setup("fit")  # 3 validation rows, which are padded
+
+
+@pytest.mark.parametrize(("option", "least"), [("--seconds=0", "above 0"), ("--context=0", "at least 1")])
+def test_the_speed_of_reading_ends_with_one_line(option, least, random_shards, monkeypatch):
+    options = [f"--shards={random_shards}", "--source=README.md", "--seconds=1e-3", option]
+    monkeypatch.setattr(sys, "argv", ["data.text.speed", *options])
+    with pytest.raises(SystemExit, match=rf"^error: [^\n]*must be {least}, got 0"):
+        speed.main()
 
 
 @pytest.mark.parametrize("option", ["batch_size", "context", "validation_rows"])

@@ -13,6 +13,7 @@ import pytest
 
 from data import DataError
 from data.text.encode import BATCH_BYTES, Recipe, batches, encode
+from data.text.one_writer import one_writer
 from data.text.prepare import prepare
 from data.text.shards import Manifest
 from data.text.sources import Record
@@ -211,6 +212,16 @@ def test_the_command_line_exits_with_one_line(options, message, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_do_not_write_the_same_shards(tmp_path):
+    as_text(tmp_path, texts(2))
+    out, options = tmp_path / "out", {"validation_fraction": 0.0, "workers": 1}
+    out.mkdir()
+    with one_writer(out), pytest.raises(DataError, match="out: another process is writing to"):
+        prepare(f"{tmp_path}/*.txt", str(out), **options)
+    assert not list(out.iterdir())
+    prepare(f"{tmp_path}/*.txt", str(out), **options)
 
 
 def test_the_hub_through_a_stand_in(tmp_path, monkeypatch):
