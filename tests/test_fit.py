@@ -229,28 +229,36 @@ def test_length_generalization_is_logged_during_training_and_at_the_end(tmp_path
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_evaluate_as_one(tmp_path):
-    """2 ranks of 4 take the steps of 1 rank of 8, in both phases of state consistency, and share the evaluation."""
+def test_two_processes_train_log_and_evaluate_as_one(tmp_path):
+    """2 ranks of 4, or of 2 batches of 2, take and log the steps of 1 rank of 8, also with state consistency."""
     options = [*TINY[:-1], "--trainer.max_steps=60", "--trainer.precision=64-true", "--data.test_samples=600"]
     options += ["--model.state_consistency=0.5", "--model.consistency_start=100", "--data.train_lengths=[40,40]"]
     options += [f"--trainer.callbacks.init_args.{key}" for key in ("samples=8", "lengths=[40]", "final_lengths=[]")]
-    ends, results = [], []
-    for ranks in (1, 2):
-        run = [*options, f"--data.batch_size={8 // ranks}", f"--run_dir={tmp_path / str(ranks)}"]
-        run += [f"--trainer.devices={ranks}"]
+    ends, results, logged = [], [], []
+    for ranks, batches in ((1, 1), (2, 1), (2, 2)):
+        folder = tmp_path / f"{ranks}_{batches}"
+        run = [*options, f"--data.batch_size={8 // ranks // batches}", f"--run_dir={folder}"]
+        run += [f"--trainer.devices={ranks}", f"--trainer.accumulate_grad_batches={batches}"]
+        run += ["--trainer.log_every_n_steps=20"]
         if ranks == 1:
             fit(run)
         else:  # Lightning starts the second process by the same command
             command = [sys.executable, "-m", "lrnn.fit", *run, "--trainer.strategy=ddp"]
             subprocess.run(command, check=True, timeout=200)
-        ends.append(torch.load(tmp_path / str(ranks) / "checkpoints/last.ckpt", weights_only=True))
-        results.append(json.loads((tmp_path / str(ranks) / "length_generalization.json").read_text()))
-    assert [end["Parity"]["samples_consumed"] for end in ends] == [480, 480]
+        ends.append(torch.load(folder / "checkpoints/last.ckpt", weights_only=True))
+        results.append(json.loads((folder / "length_generalization.json").read_text()))
+        events = EventAccumulator(str(folder)).Reload()
+        tags = ("train/loss", "train/state_consistency", "train/state_ratio")
+        logged.append([[event.value for event in events.Scalars(tag)] for tag in tags])
+    assert [end["Parity"]["samples_consumed"] for end in ends] == [480] * 3
     assert ends[0]["state_dict"]["consistency.began"] == 50
-    for name, weight in ends[0]["state_dict"].items():
-        if name != "consistency.cross_entropy":  # the running mean of one rank's batches
-            torch.testing.assert_close(ends[1]["state_dict"][name], weight, rtol=1e-9, atol=1e-9)
-    assert results[0] == results[1]
+    assert [len(values) for values in logged[0]] == [3, 3, 3]
+    for end, values, result in zip(ends[1:], logged[1:], results[1:], strict=True):
+        for name, weight in ends[0]["state_dict"].items():
+            if name != "consistency.cross_entropy":  # the running mean of one rank's batches
+                torch.testing.assert_close(end["state_dict"][name], weight, rtol=1e-9, atol=1e-9)
+        assert values[0] == pytest.approx(logged[0][0], rel=1e-6)
+        assert result == results[0]
 
 
 def test_the_forms_that_the_ops_run_in_are_recorded(tmp_path):

@@ -1,6 +1,6 @@
 """The LightningModule that every architecture extends: loss, optimizer, decoding."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -106,6 +106,7 @@ class LanguageModel(L.LightningModule):
         # mean over the micro-batches of an optimizer step; None if all have equally many
         self.labels_per_batch: float | None = None
         self.auxiliary_terms: Terms = {}  # values in the last training loss
+        self._of_step: tuple[int, list[Mapping[str, Tensor]]] = -1, []  # what is logged of a step, by micro-batch
         stack = [Layer(width, index, layers, norm_eps, form, residual) for index in range(layers)]
         self.backbone = Backbone(vocab_size, stack, make_mixer, channel_mixer, norm, tie_embeddings)
         if init_std is not None:
@@ -197,10 +198,19 @@ class LanguageModel(L.LightningModule):
         loss = self.loss(batch.inputs, batch.labels)
         # not at every step and without prog_bar, as the CPU would wait for the GPU; the Progress bar shows the loss
         if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
-            self.log("train/loss", loss)
-            for name, term in self.auxiliary_terms.items():
-                self.log(f"train/{name}", term)
+            self._log_means({"loss": loss.detach(), **self.auxiliary_terms})
         return loss
+
+    def _log_means(self, values: Mapping[str, Tensor]) -> None:
+        """Log values of this batch as their means over the micro-batches of the optimizer step and over all ranks."""
+        step = self.trainer.global_step
+        if self._of_step[0] != step:
+            self._of_step = step, []
+        micro_batches = self._of_step[1]
+        micro_batches.append(values)
+        for name in values:
+            mean = torch.stack([one[name] for one in micro_batches]).mean()
+            self.log(f"train/{name}", mean, sync_dist=True)
 
     @property
     def log_every_n_steps(self) -> int:
