@@ -16,12 +16,12 @@ from rich.table import Table
 
 from data.state_tracking.documents import Document, make_document
 from data.state_tracking.rows import check_families, encode_question
-from data.text.tokenizer import DEFAULT_TOKENIZER, load_tokenizer
 from lrnn.evaluate.choices import accuracy_record, score_choices
 from lrnn.evaluate.record import write_record, write_whole
-from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
+from lrnn.evaluate.setting import Precision, choose_device, precision_context
+from lrnn.evaluate.subject import load_subject
+from lrnn.evaluate.task import check_at_least
 from lrnn.models.class_path import import_path
-from lrnn.runtime.checkpoint import find_checkpoint, load_model
 from lrnn.runtime.errors import ConfigError
 
 LENGTHS = (2, 4, 8, 16, 32, 64, 128)
@@ -44,13 +44,14 @@ def evaluate_state_tracking(
     """Print how often the right choice is the likeliest, by family and length, beside the level of chance.
 
     Args:
-        checkpoint: Folder of a language model's run (its last checkpoint is read), or one of its checkpoints.
+        checkpoint: Folder of a language model's run (its last checkpoint is read), one of its checkpoints, or a folder
+            that `python -m lrnn.export` wrote.
         families: Families of documents, of variables, counters, recall, repl, negations and boards; all when absent.
         lengths: Numbers of operations in a document.
         samples: Number of documents of each family and length.
         evaluation_seed: Seed of the documents, in [0, 2^20). All are of the test split.
-        tokenizer: Tokenizer that the model was trained with; when absent, the one that the config.yaml of the run
-            names, or data/mistral_v1 if there is none.
+        tokenizer: Tokenizer that the model was trained with; when absent, the exported one, the one that the run's
+            config.yaml names, or data/mistral_v1 if there is none.
         segment: Tokens of a document read in one call of the model, with the state carried on to the next.
         device: Device of the model; auto takes a GPU if there is one.
         precision: Precision of the model's arithmetic; that of the run when absent.
@@ -58,9 +59,7 @@ def evaluate_state_tracking(
         write: Folder to write the documents to, as JSON lines, with tasks of lm-evaluation-harness that read them. It
             needs no checkpoint.
     """
-    for name, value in (("samples", samples), ("segment", segment), *(("lengths", length) for length in lengths)):
-        if value < 1:
-            raise ConfigError(f"{name}: must be at least 1, got {value}")
+    check_at_least(1, samples=samples, segment=segment, lengths=min(lengths, default=None))
     if not lengths:
         raise ConfigError("lengths: must have at least one number")
     if not 0 <= evaluation_seed < 2**20:
@@ -81,22 +80,15 @@ def evaluate_state_tracking(
         write_tasks(Path(write), documents)
     if checkpoint is None:
         return None
-    checkpoint = find_checkpoint(checkpoint)
-    model, config = load_model(checkpoint), run_config(checkpoint)
-    of_run = config.get("data", {}).get("init_args", {}).get("tokenizer")
-    tokenizer = tokenizer or of_run or DEFAULT_TOKENIZER
-    pieces = load_tokenizer(tokenizer)
-    if model.vocab_size != pieces.vocab_size:
-        raise ConfigError(f"tokenizer: {tokenizer} has {pieces.vocab_size} tokens, the model {model.vocab_size}")
-    place = choose_device(device)
-    context = precision_context(precision or config.get("trainer", {}).get("precision") or "32-true", place)
-    questions = [encode_question(pieces, document) for document in documents]
-    scores = score_choices(model.to(place), questions, segment=segment, device=place, precision=context)
+    subject, place = load_subject(checkpoint, tokenizer), choose_device(device)
+    context = precision_context(precision or subject.precision, place)
+    questions = [encode_question(subject.tokenizer, document) for document in documents]
+    scores = score_choices(subject.model.to(place), questions, segment=segment, device=place, precision=context)
     record = {
         "checkpoint": checkpoint,
-        "model": import_path(type(model)),
+        "model": import_path(type(subject.model)),
         "evaluation_seed": evaluation_seed,
-        "tokenizer": tokenizer,
+        "tokenizer": subject.tokenizer_name,
         **accuracy_record(questions, scores),
     }
     _print_table(record, lengths)
