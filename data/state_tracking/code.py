@@ -12,21 +12,19 @@ class Variables(Family):
     """Variables that are reassigned and swapped.
 
     a = 3
-    k = 7
+    d = 7
     c = 1
-    a, k = k, a
+    a, d = d, a
     c = 5
     assert a == 7
     """
 
-    count = 4
+    names = "abcd"  # few, so that a small model meets each of them often
     chance = 1 / 4
 
     def begin(self, draw: Random) -> tuple[str, Values]:
-        names, values = draw.sample(ascii_lowercase, self.count), draw.sample(range(10), self.count)
-        return "".join(f"{name} = {value}\n" for name, value in zip(names, values, strict=True)), dict(
-            zip(names, values, strict=True)
-        )
+        world = dict(zip(draw.sample(self.names, 4), draw.sample(range(10), 4), strict=True))
+        return "".join(f"{name} = {value}\n" for name, value in world.items()), world
 
     def step(self, draw: Random, world: Values) -> str:
         a, b = draw.sample([*world], 2)
@@ -42,49 +40,46 @@ class Variables(Family):
 
 
 class Counters(Family):
-    """A counter modulo 2, 3 or 5. Factors have no divisor in common with the modulus, so no step forgets.
+    """A counter modulo 2, 3 or 5. Numbers are below the modulus, which is prime, so no step forgets.
 
-    m = 5
-    x = 8
-    x = (x + 4) % m
-    x = (x * 3) % m
+    x = 8 % 5
+    x = (x + 4) % 5
+    x = (x * 3) % 5
     assert x == 1
     """
 
     chance = (1 / 2 + 1 / 3 + 1 / 5) / 3
+    revealed = (0.0, 0.2, 0.5)  # never all: an answer and one operation give the next answer
 
     def begin(self, draw: Random) -> tuple[str, Values]:
-        name, m, start = draw.choice(ascii_lowercase.replace("m", "")), draw.choice((2, 3, 5)), draw.randrange(10)
-        return f"m = {m}\n{name} = {start}\n{name} = {name} % m\n", {"m": m, name: start % m}
+        name, m, start = draw.choice(ascii_lowercase), draw.choice((2, 3, 5)), draw.randrange(10)
+        return f"{name} = {start} % {m}\n", {"modulus": m, name: start % m}
 
     def step(self, draw: Random, world: Values) -> str:
-        m, name = world["m"], [*world][1]
-        sign = draw.choice("++-*")
-        number = draw.choice([n for n in range(1, 10) if sign != "*" or n % m])
+        m, name = world["modulus"], [*world][1]
+        sign, number = draw.choice("++-*"), draw.randrange(1, m)
         world[name] = {"+": world[name] + number, "-": world[name] - number, "*": world[name] * number}[sign] % m
-        return f"{name} = ({name} {sign} {number}) % m\n"
+        return f"{name} = ({name} {sign} {number}) % {m}\n"
 
     def ask(self, draw: Random, world: Values) -> Question:
         name = [*world][1]
-        return choose_among(f"assert {name} ==", range(world["m"]), world[name])
+        return choose_among(f"assert {name} ==", range(world["modulus"]), world[name])
 
 
 class Recall(Family):
     """Values that move to free keys of a dictionary.
 
-    box = {'a': 3, 'h': 5, 'c': 0}
-    box['b'] = box.pop('h')
-    box['h'] = box.pop('a')
+    box = {'a': 3, 'f': 5, 'c': 0}
+    box['b'] = box.pop('f')
+    box['f'] = box.pop('a')
     assert box['b'] == 5
     """
 
-    count = 4
+    keys = "abcdef"
     chance = 1 / 4
-    keys = "abcdefgh"
 
     def begin(self, draw: Random) -> tuple[str, Values]:
-        keys, values = draw.sample(self.keys, self.count), draw.sample(range(10), self.count)
-        world = dict(zip(keys, values, strict=True))
+        world = dict(zip(draw.sample(self.keys, 4), draw.sample(range(10), 4), strict=True))
         return f"box = {world}\n", world
 
     def step(self, draw: Random, world: Values) -> str:
@@ -100,20 +95,21 @@ class Recall(Family):
 class Repl(Family):
     """Permutations in an interactive session, with states revealed by prints (Siems et al. 2026, arXiv 2602.14814).
 
-    >>> a, b, c = 1, 2, 3
+    >>> a = 1
+    >>> b = 2
+    >>> c = 3
     >>> a, c = c, a
     >>> a, b, c = b, c, a
     >>> print(b)
     1
     """
 
-    count = 5
+    names = "abcde"
     chance = 1 / 5
 
     def begin(self, draw: Random) -> tuple[str, Values]:
-        names, values = sorted(draw.sample(ascii_lowercase[:10], self.count)), draw.sample(range(10), self.count)
-        text = f">>> {', '.join(names)} = {', '.join(map(str, values))}\n"
-        return text, dict(zip(names, values, strict=True))
+        world = dict(zip(self.names, draw.sample(range(10), len(self.names)), strict=True))
+        return "".join(f">>> {name} = {value}\n" for name, value in world.items()), world
 
     def step(self, draw: Random, world: Values) -> str:
         moved = draw.sample([*world], draw.choice((2, 2, 3)))

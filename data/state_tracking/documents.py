@@ -22,7 +22,6 @@ FAMILIES: dict[str, Family] = {
     "boards": Boards(),
 }
 SPLITS: dict[Split, tuple[int, ...]] = {"test": (0,), "validation": (1,), "train": (2, 3, 4, 5, 6, 7)}
-REVEALED = (0.0, 0.2, 0.5, 1.0)  # shares of the steps of a training story after which the state is told
 
 
 class Document(NamedTuple):
@@ -84,7 +83,12 @@ def make_document(seed: int, split: Split, family: str, length: int, number: int
 
 
 def training_document(seed: int, number: int, families: tuple[str, ...], lengths: tuple[int, int]) -> Document:
-    """Make document `number` of the training split: a uniform family, length and share of revealed steps."""
+    """Make document `number` of the training split, of a uniform family.
+
+    The logarithm of the length is uniform: a model learns one operation before it learns many. The share of the
+    operations after which the state is told is uniform over those that the family allows.
+    """
     draw = Random(f"{seed} training {number}")
-    family, length = draw.choice(families), draw.randint(*lengths)
-    return make_document(seed, "train", family, length, number, draw.choice(REVEALED))
+    family, (shortest, longest) = draw.choice(families), lengths
+    length = min(longest, int(shortest * ((longest + 1) / shortest) ** draw.random()))
+    return make_document(seed, "train", family, length, number, draw.choice(FAMILIES[family].revealed))

@@ -24,6 +24,7 @@ class Family(ABC):
 
     chance: float  # accuracy of a uniform guess among the choices, the mean over the questions
     after_answer = "\n"  # text between an answer and what follows it
+    revealed = (0.0, 0.5, 1.0)  # shares of the operations of a training story after which an answer is told
 
     @abstractmethod
     def begin(self, draw: Random) -> tuple[str, Any]:

@@ -31,6 +31,7 @@ class Negations(Family):
 
     chance = 1 / 2
     after_answer = ". "
+    revealed = (0.0, 0.2, 0.5)  # never all: an answer and one operation give the next answer
 
     def begin(self, draw: Random) -> tuple[str, dict[str, Any]]:
         names, subject = draw.sample(NAMES, 4), draw.choice([*SUBJECTS])

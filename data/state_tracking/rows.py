@@ -6,6 +6,7 @@ an evaluation one   . d d d d d d d d d d a                  a document of the t
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from random import Random
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from data.resumable import IGNORE, Batch, ResumableData, score_first, share
 from data.state_tracking.documents import FAMILIES, Document, make_document, training_document
+from data.tasks.synthetic import Stage
 from data.text.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER = "data/state_tracking/tokenizer.model"  # make_tokenizer.py has trained it
@@ -72,12 +74,14 @@ class StateTrackingText(ResumableData):
         seed: int = 0,
         evaluation_seed: int = 2411,
         num_workers: int = 2,
+        curriculum: list[Stage] | None = None,
     ):
         """
         Args:
             families: Families of documents, of variables, counters, recall, repl, negations and boards; all when
                 absent.
-            train_lengths: Fewest and most operations in a training document. Lengths are uniform in between.
+            train_lengths: Fewest and most operations in a training document. Short ones are common: the
+                logarithm of the length is uniform.
             test_lengths: Fewest and most operations in a document of the test set.
             batch_size: Number of rows in a training batch of one rank.
             context: Number of tokens that the model reads from a row.
@@ -89,6 +93,8 @@ class StateTrackingText(ResumableData):
             seed: Seed of the training documents, in [0, 2^20); `python -m lrnn.fit` sets it to seed_everything.
             evaluation_seed: Seed of the validation and test documents, in [0, 2^20).
             num_workers: Number of processes that make training rows; 0 makes them in the training process.
+            curriculum: Stages of other lengths with which training begins, such as
+                [{lengths: [1, 2], samples: 16000}]; after them come train_lengths. A sample is a row.
 
         Raises:
             DataError: if the tokenizer can't be loaded.
@@ -104,11 +110,18 @@ class StateTrackingText(ResumableData):
                 raise ValueError(f"{name}: must be at least 1, got {value}")
         if not 0 <= evaluation_seed < 2**20:
             raise ValueError(f"evaluation_seed: must lie in [0, {2**20}), got {evaluation_seed}")
-        for name, (shortest, longest) in (("train_lengths", train_lengths), ("test_lengths", test_lengths)):
+        stages = curriculum or []
+        lengths = [("train_lengths", train_lengths), ("test_lengths", test_lengths)]
+        for name, (shortest, longest) in [*lengths, *(("curriculum", stage.lengths) for stage in stages)]:
             if not 1 <= shortest <= longest:
                 raise ValueError(
                     f"{name}: must be [shortest, longest] with 1 <= shortest <= longest, got {[shortest, longest]}"
                 )
+        for stage in stages:
+            if stage.samples < 1:
+                raise ValueError(f"curriculum: a stage must have at least 1 sample, got {stage.samples}")
+        self._stages = [stage.lengths for stage in stages]
+        self._ends = [*accumulate(stage.samples for stage in stages)]
         self.families = check_families(families)
         self.train_lengths, self.test_lengths = train_lengths, test_lengths
         self.context = context
@@ -124,15 +137,19 @@ class StateTrackingText(ResumableData):
         rows = torch.tensor([self._row(sample) for sample in samples])  # (B, 2, context + 1)
         return Batch(rows[:, 0, :-1], rows[:, 1, 1:])
 
+    def _lengths_of(self, sample: int) -> tuple[int, int]:
+        """Return the shortest and longest document of a training row."""
+        stages = zip(self._ends, self._stages, strict=True)
+        return next((lengths for end, lengths in stages if sample < end), self.train_lengths)
+
     def _row(self, sample: int) -> tuple[list[int], list[int]]:
         """Return the tokens of a row, and the same as labels, IGNORE where a token is not scored."""
         tokens: list[int] = []
         labels: list[int] = []
         number = sample * DOCUMENTS_A_ROW
+        lengths = self._lengths_of(sample)
         while len(tokens) <= self.context:
-            documents = [
-                training_document(self.seed, number + i, self.families, self.train_lengths) for i in range(ENCODED)
-            ]
+            documents = [training_document(self.seed, number + i, self.families, lengths) for i in range(ENCODED)]
             encoded = self.pieces.encode([document.text for document in documents])
             for document, ids in zip(documents, encoded, strict=True):
                 tokens += [self.pieces.eos, *ids.tolist()]

@@ -50,7 +50,7 @@ HASHES: dict[str, tuple[str, ...]] = {
     "GroupWordProblem, S5": ("29029ca9008f", "4fa3892e6be0", "7a92c3a392ba", "a7f857bb242d", "5c6f6958ccb0"),
     "GroupWordProblem, swaps": ("98b7b0c835ac", "057b95d3b4d0", "66c5b02666c6", "9b7279edd06c", "43df929964a8"),
     "GroupWordProblem, Z60": ("366383366416", "8c9eb1a6164d", "898cfc0220c0", "797f4b59783e", "7c549237e417"),
-    "StateTrackingText": ("09094344a9c4", "1b0bfe029de0", "7a0667f5aee2", "bdf5c2914fba", "94fc0be4452e"),
+    "StateTrackingText": ("78b25116388a", "81d42f68b297", "687125a40efe", "ec2cc0c10cb3", "d8d5159503b4"),
     "FineWeb": ("2c8df52ddd44", "d6091413732f", "51cd1e98145b", "f8e1b3251a65"),
 }
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from data import DataError, StateTrackingText
 from data.state_tracking.documents import FAMILIES, make_document, training_document
 from data.state_tracking.rows import DOCUMENTS_A_ROW, encode_question
+from data.tasks.synthetic import Stage
 from data.text.tokenizer import load_tokenizer
 
 
@@ -38,6 +39,17 @@ def test_a_row_has_the_documents_in_order_each_after_eos():
     for start, end, document in zip(starts, [*starts[1:], None], documents, strict=False):
         read = data.pieces.decode(ids[start + 1 : end])
         assert read == document if end else document.startswith(read)
+
+
+def test_training_begins_with_the_lengths_of_the_curriculum():
+    data = make(families=["counters"], context=60, curriculum=[Stage((1, 1), 3), Stage((9, 9), 2)])
+    texts = [data.pieces.decode(row[1:]) for row in data.training_batch(range(8), "cpu").inputs.tolist()]
+    for i, (text, lengths) in enumerate(zip(texts, [*[(1, 1)] * 3, *[(9, 9)] * 2, *[(1, 16)] * 3], strict=True)):
+        first = training_document(0, i * DOCUMENTS_A_ROW, ("counters",), lengths)
+        assert first.text.startswith(text) or text.startswith(first.text)
+    assert data.training_batch(range(5, 8), "cpu").inputs.equal(
+        make(families=["counters"], context=60).training_batch(range(5, 8), "cpu").inputs
+    )
 
 
 def test_labels_of_answers_are_what_a_story_tells():
@@ -128,6 +140,8 @@ def test_bad_input_is_named():
         ({"train_lengths": (0, 4)}, r"train_lengths: must be \[shortest, longest\] with 1 <= .*, got \[0, 4\]"),
         ({"context": 0}, "context: must be at least 1, got 0"),
         ({"evaluation_seed": -1}, "evaluation_seed: must lie in"),
+        ({"curriculum": [Stage((0, 2), 5)]}, r"curriculum: must be \[shortest, longest\] with 1 <= .*, got \[0, 2\]"),
+        ({"curriculum": [Stage((1, 2), 0)]}, "curriculum: a stage must have at least 1 sample, got 0"),
     ):
         with pytest.raises(ValueError, match=problem):
             make(**options)
