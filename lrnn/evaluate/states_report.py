@@ -91,7 +91,7 @@ def states_figure(records: dict[str, dict[str, Any]]) -> Figure:
         records: what `evaluate_states` returned, by the name of the model. Several models have a colour each, and a
             style for each precision; the curves of one model have a colour for each precision.
     """
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots(1, 2)
     styles = {"64-true": ":", "32-true": "-", "bf16-mixed": "--"}
     for i, (name, record) in enumerate(records.items()):
@@ -108,7 +108,8 @@ def states_figure(records: dict[str, dict[str, Any]]) -> Figure:
         one_axes.set_xscale("log", base=2)
         if any((line.get_ydata() > 0).any() for line in one_axes.lines):  # else an exact model has nothing to draw
             one_axes.set_yscale("log")
-        one_axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        one_axes.set_xticks(ticks, [f"{n:,}" for n in ticks], fontsize="small")
         one_axes.set(xlabel="sequence length", ylabel=label)
-    axes[1].legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize="small", loc="outside lower center", ncols=2)
     return figure
