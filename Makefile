@@ -25,11 +25,11 @@ help: ## List these targets
 
 setup: .venv/installed ## Make .venv with the pinned packages (every target does this first)
 
-parity: setup ## Train DeltaNet and Mamba with either range on parity: 12 models, 3 minutes on two cores
+parity: setup ## Train DeltaNet and Mamba with either range on parity: 12 models, 2 minutes on two cores
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/parity.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/parity --lengths=[1024,16384]
 
-groups: setup ## Train products in the groups S3 and S5 and test them on 4,096 elements: 10 models, 8 minutes
+groups: setup ## Train products in the groups S3 and S5 and test them on 4,096 elements: 10 models, 6 minutes
 	@$(RUN) -m lrnn.sweep --config conf/sweeps/groups_cpu.yaml
 	@$(RUN) -m lrnn.table --run_dir=runs/groups --measure=sequence_accuracy --lengths=[64,512,2048]
 
