@@ -34,7 +34,8 @@ class Throughput(L.Callback):
       model's `flops_per_token(context)`, which is approximate
     - `speed/share_waiting`: share of the time spent waiting for data
     - `speed/memory_gib`: peak memory of tensors on this GPU, in GiB
-    - `train/tokens`: tokens that the weights have learned from, if all batches have the same length
+    - `train/tokens`: tokens that the weights have learned from, for data whose training sequences all have `context`
+      tokens
     - `train/gradient_norm`: norm of the gradient before clipping; not logged with compile.cuda_graphs, where hooks see
       no gradient
     """
@@ -94,8 +95,10 @@ class Throughput(L.Callback):
         values = {
             "speed/tokens_per_second": rate,
             "speed/share_waiting": self._waited / seconds,
-            "train/tokens": counted_data(trainer).samples_consumed * context,
         }
+        data = counted_data(trainer)
+        if hasattr(data, "context"):  # elsewhere the lengths may vary, or a curriculum may change them
+            values["train/tokens"] = data.samples_consumed * data.context
         if model.device.type == "cuda":
             values["speed/memory_gib"] = torch.cuda.max_memory_allocated(model.device) / 2**30
             peak = PEAKS.get(torch.cuda.get_device_name(model.device))
