@@ -193,7 +193,7 @@ def test_the_dashboards_in_a_browser(runs):
         assert text.count("Matches (") == 9
         assert "length/16 (negative)" in text and "length/16 (positive)" in text
 
-        text = page.open(f"{address}#timeseries", r"length \d+ cards", "train 5 cards", "length_generalization")
+        text = page.open(f"{address}#timeseries", r"length \d+ cards", "train 4 cards", "length_generalization")
         assert "epoch" not in text and "hp_metric" not in text
 
         columns = "model.eigenvalue_range model.learning_rate seed_everything scaled accuracy on the test lengths"
