@@ -90,6 +90,7 @@ class FitCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            auto_configure_optimizers=False,  # the model makes its optimizer, which knows what gets no weight decay
             parser_kwargs={
                 "parser_mode": "omegaconf",
                 "exit_on_error": False,

@@ -50,6 +50,8 @@ def _hinted(message: str) -> str:
         module, name = unknown.groups()
         close = get_close_matches(name, getattr(sys.modules.get(module), "__all__", ()), n=1)
         return message + "".join(f"; did you mean {module}.{one}?" for one in close)
+    if re.search(r"unrecognized arguments: --(optimizer|lr_scheduler)\b", message):
+        return f"{message}; the model makes its optimizer (configure_optimizers), and --schedule sets the rate"
     if re.search(r"unrecognized arguments: .*\.ya?ml|arguments are required: .*(data|cells)", message):
         file = "conf/sweeps/parity.yaml" if "cells" in message else "conf/parity.yaml"
         return f"{message}; a file of options is given by --config, as in --config {file}"
