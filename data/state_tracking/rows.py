@@ -6,7 +6,6 @@ an evaluation one   . d d d d d d d d d d a                  a document of the t
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from random import Random
 from typing import Any, Literal, NamedTuple
 
@@ -14,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from data.curriculum import Curriculum, Stage, check_evaluation, check_lengths
 from data.resumable import IGNORE, Batch, ResumableData, score_first, share
 from data.state_tracking.documents import FAMILIES, Document, make_document, training_document
-from data.tasks.synthetic import Stage
 from data.text.tokenizer import Tokenizer, load_tokenizer
 
 TOKENIZER = "data/state_tracking/tokenizer.model"  # make_tokenizer.py has trained it
@@ -101,27 +100,10 @@ class StateTrackingText(ResumableData):
             ValueError: if an option is out of its range.
         """
         super().__init__(batch_size, seed, num_workers)
-        for name, value in (
-            ("context", context),
-            ("validation_samples", validation_samples),
-            ("test_samples", test_samples),
-        ):
-            if value < 1:
-                raise ValueError(f"{name}: must be at least 1, got {value}")
-        if not 0 <= evaluation_seed < 2**20:
-            raise ValueError(f"evaluation_seed: must lie in [0, {2**20}), got {evaluation_seed}")
-        stages = curriculum or []
-        lengths = [("train_lengths", train_lengths), ("test_lengths", test_lengths)]
-        for name, (shortest, longest) in [*lengths, *(("curriculum", stage.lengths) for stage in stages)]:
-            if not 1 <= shortest <= longest:
-                raise ValueError(
-                    f"{name}: must be [shortest, longest] with 1 <= shortest <= longest, got {[shortest, longest]}"
-                )
-        for stage in stages:
-            if stage.samples < 1:
-                raise ValueError(f"curriculum: a stage must have at least 1 sample, got {stage.samples}")
-        self._stages = [stage.lengths for stage in stages]
-        self._ends = [*accumulate(stage.samples for stage in stages)]
+        sizes = {"context": context, "validation_samples": validation_samples, "test_samples": test_samples}
+        check_evaluation(evaluation_seed, sizes)
+        check_lengths(1, train_lengths=train_lengths, test_lengths=test_lengths)
+        self.curriculum = Curriculum(curriculum, train_lengths, 1)
         self.families = check_families(families)
         self.train_lengths, self.test_lengths = train_lengths, test_lengths
         self.context = context
@@ -137,17 +119,12 @@ class StateTrackingText(ResumableData):
         rows = torch.tensor([self._row(sample) for sample in samples])  # (B, 2, context + 1)
         return Batch(rows[:, 0, :-1], rows[:, 1, 1:])
 
-    def _lengths_of(self, sample: int) -> tuple[int, int]:
-        """Return the shortest and longest document of a training row."""
-        stages = zip(self._ends, self._stages, strict=True)
-        return next((lengths for end, lengths in stages if sample < end), self.train_lengths)
-
     def _row(self, sample: int) -> tuple[list[int], list[int]]:
         """Return the tokens of a row, and the same as labels, IGNORE where a token is not scored."""
         tokens: list[int] = []
         labels: list[int] = []
         number = sample * DOCUMENTS_A_ROW
-        lengths = self._lengths_of(sample)
+        ((_, lengths),) = self.curriculum.parts(range(sample, sample + 1))
         while len(tokens) <= self.context:
             documents = [training_document(self.seed, number + i, self.families, lengths) for i in range(ENCODED)]
             encoded = self.pieces.encode([document.text for document in documents])

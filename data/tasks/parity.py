@@ -40,7 +40,7 @@ class Parity(SyntheticTask):
     def labels_of(self, samples: range) -> int:
         if self.one_label:
             return len(samples)
-        parts = self.stages_of(samples)
+        parts = self.curriculum.parts(samples)
         lengths = [self._lengths(self.seed, torch.arange(part.start, part.stop), of) for part, of in parts]
         return int((torch.cat(lengths) - 1).sum())
 

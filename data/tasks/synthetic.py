@@ -5,30 +5,16 @@ A task is one file with one class, which defines `vocab_size`, `chance`, `min_le
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from data.curriculum import Curriculum, Stage, check_evaluation, check_lengths
 from data.resumable import IGNORE, Batch, ResumableData, score_first, share
 from data.tasks.counter_random import random_integers
 
 GPU_TOKENS = 2**21  # number of tokens drawn at once on a GPU: 16 MiB a tensor
-
-
-@dataclass
-class Stage:
-    """A stage of a length curriculum.
-
-    Args:
-        lengths: Shortest and longest training sequence of the stage.
-        samples: Number of training sequences: steps times batch size, times ranks and accumulated batches.
-    """
-
-    lengths: tuple[int, int]
-    samples: int
 
 
 class SyntheticTask(ResumableData):
@@ -71,24 +57,9 @@ class SyntheticTask(ResumableData):
                 that a sample is the same with any batch size and number of ranks.
         """
         super().__init__(batch_size, seed, num_workers)
-        for name, value in (("validation_samples", validation_samples), ("test_samples", test_samples)):
-            if value < 1:
-                raise ValueError(f"{name}: must be at least 1, got {value}")
-        if not 0 <= evaluation_seed < 2**20:
-            raise ValueError(f"evaluation_seed: must lie in [0, {2**20}), got {evaluation_seed}")
-        stages = curriculum or []
-        lengths = [("train_lengths", train_lengths), ("test_lengths", test_lengths)]
-        for name, (shortest, longest) in [*lengths, *(("curriculum", stage.lengths) for stage in stages)]:
-            if not self.min_length <= shortest <= longest:
-                raise ValueError(
-                    f"{name}: must be [shortest, longest] with {self.min_length} <= shortest <= longest, "
-                    f"got {[shortest, longest]}"
-                )
-        for stage in stages:
-            if stage.samples < 1:
-                raise ValueError(f"curriculum: a stage must have at least 1 sample, got {stage.samples}")
-        self._stages = [stage.lengths for stage in stages]
-        self._ends = list(accumulate(stage.samples for stage in stages))
+        check_evaluation(evaluation_seed, {"validation_samples": validation_samples, "test_samples": test_samples})
+        check_lengths(self.min_length, train_lengths=train_lengths, test_lengths=test_lengths)
+        self.curriculum = Curriculum(curriculum, train_lengths, self.min_length)
         self.train_lengths = train_lengths
         self.test_lengths = test_lengths
         self.validation_samples = validation_samples
@@ -110,7 +81,7 @@ class SyntheticTask(ResumableData):
     @property
     def in_curriculum(self) -> bool:
         """Whether the next training sample is of a stage before the last, `train_lengths`."""
-        return bool(self._ends) and self.samples_consumed < self._ends[-1]
+        return self.samples_consumed < self.curriculum.samples
 
     @property
     def last_label_is_state(self) -> bool:
@@ -118,20 +89,10 @@ class SyntheticTask(ResumableData):
 
         A batch in which a curriculum changes the length is the exception: its shorter sequences are padded.
         """
-        return self.last_label_determines_state and all(a == b for a, b in (*self._stages, self.train_lengths))
-
-    def stages_of(self, samples: range) -> list[tuple[range, tuple[int, int]]]:
-        """Split training samples by the stage of the curriculum, and return the lengths of each part."""
-        starts = [0, *self._ends]
-        ends = [*self._ends, samples.stop]
-        parts = [
-            (range(max(samples.start, start), min(samples.stop, end)), lengths)
-            for start, end, lengths in zip(starts, ends, [*self._stages, self.train_lengths], strict=True)
-        ]
-        return [(part, lengths) for part, lengths in parts if part]
+        return self.last_label_determines_state and all(a == b for a, b in self.curriculum.lengths)
 
     def training_batch(self, samples: range, device: torch.device) -> Batch:
-        parts = self.stages_of(samples)
+        parts = self.curriculum.parts(samples)
         longest = max(lengths[1] for _, lengths in parts)
         drawn = [self._draw(torch.arange(x.start, x.stop, device=device), lengths, longest) for x, lengths in parts]
         return drawn[0] if len(drawn) == 1 else Batch(*map(torch.cat, zip(*drawn, strict=True)))
@@ -142,13 +103,13 @@ class SyntheticTask(ResumableData):
             yield from super().training_batches(first, stride, device)
             return
         while True:
-            (_, lengths), *more = self.stages_of(range(first, first + self.batch_size))
+            (_, lengths), *more = self.curriculum.parts(range(first, first + self.batch_size))
             if more:
                 yield self.training_batch(range(first, first + self.batch_size), device)
                 first += stride
                 continue
             steps = max(1, GPU_TOKENS // (self.batch_size * lengths[1]))
-            while len(self.stages_of(range(first, first + (steps - 1) * stride + self.batch_size))) > 1:
+            while len(self.curriculum.parts(range(first, first + (steps - 1) * stride + self.batch_size))) > 1:
                 steps = max(1, steps // 2)  # end with the stage
             yield from self.draw_steps(first, stride, steps, device)
             first += steps * stride
@@ -156,7 +117,7 @@ class SyntheticTask(ResumableData):
     def draw_steps(self, first: int, stride: int, steps: int, device: torch.device) -> Iterator[Batch]:
         """Draw `steps` batches of one stage at once, which start at samples first, first + stride, ..."""
         starts = first + stride * torch.arange(steps, device=device)
-        _, lengths = self.stages_of(range(first, first + 1))[0]
+        ((_, lengths),) = self.curriculum.parts(range(first, first + 1))
         index = (starts[:, None] + torch.arange(self.batch_size, device=device)).flatten()
         drawn = self._draw(index, lengths, lengths[1])
         return map(Batch, *(field.split(self.batch_size) for field in drawn))

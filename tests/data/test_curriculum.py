@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data import CycleNavigation, GroupWordProblem, ModularArithmetic, Parity
-from data.tasks.synthetic import Stage
+from data.curriculum import Stage
 
 STAGES = [Stage((3, 3), 10), Stage((4, 9), 13)]
 CPU = torch.device("cpu")

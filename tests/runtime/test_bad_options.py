@@ -7,7 +7,7 @@ from lrnn.runtime.errors import ConfigError
 
 PARITY, GROUPS = "--config=conf/parity.yaml", "--config=conf/groups.yaml"
 CALLBACK = "--trainer.callbacks=callbacks.LengthGeneralization"
-STAGE = "data.tasks.synthetic.Stage"
+STAGE = "data.curriculum.Stage"
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import DataError, StateTrackingText
+from data.curriculum import Stage
 from data.state_tracking.documents import FAMILIES, make_document, training_document
 from data.state_tracking.rows import DOCUMENTS_A_ROW, encode_question
-from data.tasks.synthetic import Stage
 from data.text.tokenizer import load_tokenizer
 
 
