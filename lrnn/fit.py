@@ -42,7 +42,7 @@ from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
 from lrnn.runtime.data_seed import refuse_data_seed
 from lrnn.runtime.devices import check_devices
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.runtime.null_options import refuse_null, refuse_null_of
 from lrnn.runtime.one_line import one_line
 from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
@@ -130,8 +130,7 @@ class FitCLI(LightningCLI):
         for key, of in (("schedule", CosineWarmup), ("compile", CompileTraining)):
             refuse_null_of(of, self.config[key], key)
         every, steps = self.config.checkpoint_every, self.config.trainer.max_steps
-        if every < 1:
-            raise ConfigError(f"checkpoint_every: must be at least 1, got {every}")
+        check_at_least(1, checkpoint_every=every)
         if steps < 1:
             raise ConfigError(f"trainer.max_steps: must be at least 1, since the schedule ends there, got {steps}")
         self._check_machine()

@@ -18,7 +18,7 @@ from lrnn.evaluate.generation import encode_prompt, generate_texts
 from lrnn.models.decoding import Sampling, round_products
 from lrnn.runtime.checkpoint import find_checkpoint, load_model
 from lrnn.runtime.command import command
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.runtime.run_tokenizer import tokenizer_of_run
 
 
@@ -63,8 +63,7 @@ def generate(
     for name, value, least in (("tokens", tokens, 1), ("top_k", top_k, 1), ("temperature", temperature, 0)):
         if value is not None and not least <= value < float("inf"):
             raise ConfigError(f"{name}: must be a finite number, at least {least}, got {value}")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size: must be at least 1, got {batch_size}")
+    check_at_least(1, batch_size=batch_size)
     if not 0 < top_p <= 1:
         raise ConfigError(f"top_p: must lie in (0, 1], got {top_p}")
     if not 0 <= seed < 2**63:

@@ -19,10 +19,10 @@ from lrnn.evaluate.contract import LengthTask
 from lrnn.evaluate.record import write_record
 from lrnn.evaluate.scoring import right_sequences
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
-from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
+from lrnn.evaluate.task import check_lengths, check_vocabulary, load_task
 from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import load_model
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.runtime.tabular import markdown
 
 LENGTHS = (20, 40, 64, 96, 128, 160, 192, 224, 256)

@@ -17,9 +17,10 @@ from lrnn.evaluate.length_figure import length_figure, prefix_figure
 from lrnn.evaluate.record import write_record
 from lrnn.evaluate.scoring import PrefixScores, Scores, as_record, score, score_prefixes
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
-from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
+from lrnn.evaluate.task import check_lengths, check_vocabulary, load_task
 from lrnn.models.class_path import import_path
 from lrnn.runtime.checkpoint import find_checkpoint, load_model
+from lrnn.runtime.errors import check_at_least
 
 LENGTHS = (40, 64, 96, 128, 160, 192, 224, 256, 512, 1024, 4096, 16384)
 

@@ -21,7 +21,7 @@ from lrnn.evaluate.setting import Precision, choose_device, precision_context
 from lrnn.evaluate.subject import Subject, load_subject
 from lrnn.evaluate.texts import HUB_TEXTS, token_sequences
 from lrnn.models.class_path import import_path
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -123,9 +123,7 @@ def _check(
     for name, values in (("checkpoint", checkpoints), ("texts", texts), ("lengths", lengths)):
         if not values:
             raise ConfigError(f"{name}: must name at least one, got []")
-    for name, value in (("lengths", min(lengths)), ("sequences", sequences), ("segment", segment)):
-        if value < 1:
-            raise ConfigError(f"{name}: must be at least 1, got {value}")
+    check_at_least(1, lengths=min(lengths), sequences=sequences, segment=segment)
 
 
 def _print(name: str, text: str, scores: Perplexities) -> None:

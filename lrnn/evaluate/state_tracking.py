@@ -20,9 +20,8 @@ from lrnn.evaluate.choices import accuracy_record, score_choices
 from lrnn.evaluate.record import write_record, write_whole
 from lrnn.evaluate.setting import Precision, choose_device, precision_context
 from lrnn.evaluate.subject import load_subject
-from lrnn.evaluate.task import check_at_least
 from lrnn.models.class_path import import_path
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 
 LENGTHS = (2, 4, 8, 16, 32, 64, 128)
 GROUP = "state_tracking"  # in lm-evaluation-harness

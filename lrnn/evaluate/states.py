@@ -25,12 +25,12 @@ from lrnn.evaluate.reflections import Head, by_token, has_reflections, reflectio
 from lrnn.evaluate.setting import choose_device, precision_context
 from lrnn.evaluate.spread import Means, drift, growth_exponent, reference_means, spread_and_separation
 from lrnn.evaluate.states_report import StatesAtLength, print_states, states_figure
-from lrnn.evaluate.task import check_at_least, check_lengths, check_vocabulary, load_task
+from lrnn.evaluate.task import check_lengths, check_vocabulary, load_task
 from lrnn.models import AttentionMixer, LanguageModel
 from lrnn.models.class_path import import_path
 from lrnn.models.token_matrices import MatrixProductMixer
 from lrnn.runtime.checkpoint import load_model
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 
 Precision = Literal["64-true", "32-true", "bf16-mixed"]
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)

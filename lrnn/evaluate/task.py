@@ -52,10 +52,3 @@ def check_vocabulary(model: LanguageModel, task: LengthTask) -> None:
     size = model.backbone.head.out_features
     if task.vocab_size > size:
         raise ConfigError(f"task: {import_path(type(task))} has {task.vocab_size} tokens, the model {size}")
-
-
-def check_at_least(least: int, **options: int | None) -> None:
-    """Check that no option is below `least`, else raise a ConfigError that names it; None is allowed."""
-    for name, value in options.items():
-        if value is not None and value < least:
-            raise ConfigError(f"{name}: must be at least {least}, got {value}")

@@ -16,7 +16,7 @@ from lrnn.evaluate.results_file import ResultsFile
 from lrnn.evaluate.setting import Precision, choose_device, precision_context
 from lrnn.evaluate.subject import load_subject
 from lrnn.models.class_path import import_path
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 
 TASKS = (  # of Table 4 of the paper
     "wikitext",
@@ -64,9 +64,7 @@ def evaluate_tasks(
         precision: Precision of the model's arithmetic; that of the run when absent.
         out: Folder for tasks.json; when absent, the folder `evaluate` in the run's folder.
     """
-    for name, value in (("batch_size", batch_size), ("limit", limit), ("max_length", max_length)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}: must be at least 1, got {value}")
+    check_at_least(1, batch_size=batch_size, limit=limit, max_length=max_length)
     manager = _task_manager(include_path)
     _check_tasks(tasks, manager)
     subject, place = load_subject(checkpoint, tokenizer), choose_device(device)

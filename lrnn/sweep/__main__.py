@@ -27,7 +27,7 @@ from rich.progress import (
 
 from lrnn.runtime.command import command
 from lrnn.runtime.config_kind import refuse_run_configs
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.sweep.attempt import Attempt
 from lrnn.sweep.device import find_devices
 from lrnn.sweep.grid import Block, claim_folder, make_cells
@@ -64,9 +64,7 @@ def sweep(
             for any text, as in "DeltaNet * on parity" or "*, seed 0".
         dry_run: Whether to print the commands of the unfinished runs instead of training them.
     """
-    for name, value in (("devices", devices), ("runs_per_device", runs_per_device)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}: must be at least 1, got {value}")
+    check_at_least(1, devices=devices, runs_per_device=runs_per_device)
     grid = make_cells(cells, learning_rates, seeds, f"{arguments} --trainer.accelerator={accelerator}")
     pattern = only.replace("[", "[[]")
     every_run = [run for cell in grid for run in cell.runs(run_dir)]

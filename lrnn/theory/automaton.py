@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,7 @@ def from_regex(pattern: str) -> Automaton:
 
 def counter(modulus: int) -> Automaton:
     """Make the automaton of addition modulo m: letter a adds a."""
-    if modulus < 1:
-        raise ConfigError(f"modulus: must be at least 1, got {modulus}")
+    check_at_least(1, modulus=modulus)
     return Automaton([[(q + a) % modulus for a in range(modulus)] for q in range(modulus)])
 
 

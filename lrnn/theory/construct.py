@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lrnn.models import DeltaNet, DeltaProduct, Diagonal, Mamba
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import check_at_least
 from lrnn.theory.groups import checked_table, permutations_of
 from lrnn.theory.reflections import Factor, swaps_of
 from lrnn.theory.write import (
@@ -142,8 +142,7 @@ def permutation_delta_product(permutations: Sequence[Sequence[int]]) -> DeltaPro
 
 def rotation_delta_product(modulus: int) -> DeltaProduct:
     """Make Z_m in one DeltaProduct layer: adding a turns the plane by 2 pi a / m, with two reflections (Theorem 3)."""
-    if modulus < 2:
-        raise ConfigError(f"modulus: must be at least 2, got {modulus}")
+    check_at_least(2, modulus=modulus)
     angles = [2 * math.pi * a / modulus for a in range(modulus)]
     factors: list[list[Factor]] = [[(2.0, _unit(0)), (2.0, _unit(angle / 2))] for angle in angles]
     rotations = torch.stack([torch.stack([_unit(angle), _unit(angle + math.pi / 2)], 1) for angle in angles])
@@ -158,8 +157,7 @@ def counter_delta_net(modulus: int) -> DeltaNet:
     t. The state h of layer 2 is one of 2 m points of a circle, d_i at even t and c_i at odd t. The MLP of layer 2 sends
     h to one of two places by s, so that the head can compare it with d_i or with c_i.
     """
-    if modulus < 2:
-        raise ConfigError(f"modulus: must be at least 2, got {modulus}")
+    check_at_least(2, modulus=modulus)
     m, V = modulus, modulus + 3
     s, z, h, read = V, V + 1, V + 3, V + 5  # coordinates of the residual stream
     width = V + 9

@@ -16,7 +16,7 @@ from torch import Tensor
 from lrnn.evaluate.contract import LengthTask
 from lrnn.evaluate.metrics import IGNORE
 from lrnn.runtime.checkpoint import load_model
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.runtime.instantiate import instantiate
 from lrnn.theory.spectra import eigenvalues, summarize
 
@@ -50,9 +50,7 @@ def spectrum(
     """
     if not run_dirs:
         raise ConfigError("run_dirs: must name at least one run, got []")
-    for name, value in (("sequences", sequences), ("window", window)):
-        if value < 1:
-            raise ConfigError(f"{name}: must be at least 1, got {value}")
+    check_at_least(1, sequences=sequences, window=window)
     figure = Figure(figsize=(9, 3.2 * len(run_dirs)), layout="constrained")
     panels = figure.subplots(len(run_dirs), 2, squeeze=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

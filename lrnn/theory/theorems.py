@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from lrnn.ops import Form
-from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.theory.check import ModelMachine, check
 from lrnn.theory.claims import MODULI, Planned, cascades, explicit, models
 from lrnn.theory.construct import parity_delta_net
@@ -59,9 +59,7 @@ def theorems(
     """
     lengths = {"length": length, "parity_length": parity_length, "explicit_length": explicit_length}
     sizes = {"words": words, **lengths, "cascade_length": cascade_length, "automata": automata}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ConfigError(f"{name}: must be at least 1, got {value}")
+    check_at_least(1, **sizes)
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: a GPU was asked for, but CUDA finds none here; choose cpu")
     start = time.perf_counter()
