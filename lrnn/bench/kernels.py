@@ -63,7 +63,7 @@ def _randn(*shape: int) -> Tensor:
 def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float) -> Row:
     """Compare with the least time in which the GPU can move its bytes and compute its exponentials."""
     u, dy = _randn(2, batch, T, D).unbind()
-    dt, A = F.softplus(_randn(batch, T, D)), -torch.arange(1.0, N + 1, device="cuda").repeat(D, 1).mT
+    dt, A = F.softplus(_randn(batch, T, D)), -torch.arange(1.0, N + 1, device="cuda").repeat(D, 1)
     B, C = _randn(2, batch, T, N).unbind()
     _, _, starts = selective_scan_op(u, dt, A, B, C, None, s, True)
 

@@ -106,11 +106,6 @@ def _swiglu(dtype: torch.dtype, D: int) -> None:
 
 
 def _scan(dtype: torch.dtype, D: int, N: int, s: int) -> None:
-    u, dt, A, B, C = (
-        _leaf(1, 70, D).to(dtype),
-        F.softplus(_leaf(1, 70, D)),
-        -_leaf(N, D).exp(),
-        _leaf(1, 70, N),
-        _leaf(1, 70, N),
-    )
-    _both_ways(selective_scan_op(u, dt, A, B, C, None, s, True)[:1])
+    for T in (70, 256):  # masks; full tiles and the configuration of long sequences
+        u, dt, A = _leaf(1, T, D).to(dtype), F.softplus(_leaf(1, T, D)), -_leaf(D, N).exp()
+        _both_ways(selective_scan_op(u, dt, A, _leaf(1, T, N), _leaf(1, T, N), None, s, True)[:1])

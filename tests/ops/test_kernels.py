@@ -20,6 +20,7 @@ from lrnn.ops.delta_rule.operators_long import delta_rule_op as long_delta_rule_
 from lrnn.ops.delta_rule.operators_short import delta_rule_op as short_delta_rule_op
 from lrnn.ops.norm.operators import add_norm_op, rms_norm_op
 from lrnn.ops.qkv_convolution.operators import qkv_convolution_op
+from lrnn.ops.selective_scan import operators as selective_scan_operators
 from lrnn.ops.selective_scan.operators import selective_scan_op
 from lrnn.ops.short_convolution.operators import short_convolution_op
 from lrnn.ops.swiglu.operators import swiglu_op
@@ -81,14 +82,18 @@ def test_swiglu(T, D):
 
 
 @pytest.mark.parametrize("s", [1, 2])
-@pytest.mark.parametrize(("T", "D", "N"), [(70, 17, 5), (3, 8, 20)])  # two chunks; two launches
-def test_selective_scan(T, D, N, s):
+@pytest.mark.parametrize(
+    ("T", "D", "N", "is_long"),
+    [(70, 17, 5, False), (3, 8, 20, False), (128, 16, 4, True), (70, 16, 4, True)],
+    ids=["two chunks", "two launches", "full tiles", "long"],
+)
+def test_selective_scan(T, D, N, is_long, s, monkeypatch):
+    monkeypatch.setattr(selective_scan_operators, "LONG", T if is_long else T + 1)
     u, dt, A = torch.randn(1, T, D), F.softplus(torch.randn(1, T, D)), -4 * torch.rand(D, N)
     tensors = u, dt, A, torch.randn(1, T, N), torch.randn(1, T, N), torch.randn(1, D, N)
 
     def kernels(u, dt, A, B, C, h):
-        y, h, _ = selective_scan_op(u, dt, A.mT, B, C, h.mT, s, True)
-        return y, h.mT
+        return selective_scan_op(u, dt, A, B, C, h, s, True)[:2]
 
     def specification(u, dt, A, B, C, h):
         return selective_scan(u, dt, A, B, C, (1 - s, 1), h, form="recurrent")

@@ -1,20 +1,22 @@
 """Triton kernels of the selective scan, with the glossary of lrnn/ops/selective_scan/op.py.
 
-A program holds the states of one sequence and BD channels, a (BN, BD) tile of registers, and walks along time, GROUP
+A program holds the states of one sequence and BD channels, a (BD, BN) tile of registers, and walks along time, GROUP
 tokens at a time. No tensor of size (batch, T, D, N) is stored.
 
     forward    computes y, and for the gradient the states at the starts of chunks of CHUNK tokens.
     adjoint    runs back from the end and computes the gradient g of the state at the end of each chunk:
                    g_{t-1} = a_t (g_t + C_t dy_t)
-    backward   runs for all chunks at once. It recomputes the states of a chunk from its start, and stores those at the
-               starts of its groups in a scratch buffer for each program, small enough for the L2 cache. Then it takes
-               the groups from the end, with the states of a group in registers; g_t now includes C_t dy_t:
+    backward   runs for all chunks at once. It recomputes the states of a chunk from its start, WALK tokens at a time,
+               and stores those at the starts of its groups in a scratch buffer for each program. Then it takes the
+               groups from the end, with the states of a group in registers; g_t now includes C_t dy_t:
                    dC_t = sum_d h_t dy_t      dB_t = sum_d g_t dt_t u_t      d(dt_t u_t) = sum_n g_t B_t
                    d(dt_t A) = g_t h_{t-1} s exp(dt_t A)
 
 A transition may be 0 or negative, so the kernels recompute a state rather than divide by a transition. Tokens past the
-end read as dt = 0, which does not change a state. In this file states are (N, D), and N is padded to whole launches of
-BN.
+end read as dt = 0, which does not change a state. N is padded to whole launches of BN. In memory the states of a
+channel lie side by side, so that a thread holds 4 of them: sums over N then need few exchanges between threads.
+
+WHOLE says that all tiles are full. Then most loads and stores need no masks.
 """
 
 import triton
@@ -24,24 +26,24 @@ from lrnn.ops.common.exponential import LOG2E
 
 
 @triton.jit
-def _channels(x, left, D: tl.constexpr, d, d_in, GROUP: tl.constexpr):
+def _channels(x, left, D: tl.constexpr, d, d_in, GROUP: tl.constexpr, WHOLE: tl.constexpr):
     """Load GROUP tokens of x (T, D): BD channels each, in float32; zeros where no token is left."""
     rows = ()
     for i in tl.static_range(GROUP):
-        rows += (tl.load(x + i * D + d, d_in & (i < left), 0.0).to(tl.float32),)
+        rows += (tl.load(x + i * D + d, WHOLE | (d_in & (i < left)), 0.0).to(tl.float32),)
     return rows
 
 
 @triton.jit
-def _vector(x, i, left, N: tl.constexpr, n):
+def _vector(x, i, left, N: tl.constexpr, n, WHOLE: tl.constexpr):
     """Load token i of x (T, N): BN states; zeros where no token is left."""
-    return tl.load(x + i * N + n, (n < N) & (i < left), 0.0)
+    return tl.load(x + i * N + n, WHOLE | ((n < N) & (i < left)), 0.0)
 
 
 @triton.jit
 def _decay(dt, A2, S: tl.constexpr):
-    """Return s exp(dt A), (BN, BD), for a token; A2 = A log2(e) is (BN, BD), dt (BD,)."""
-    power = dt[None, :] * A2
+    """Return s exp(dt A), (BD, BN), for a token; A2 = A log2(e) is (BD, BN), dt (BD,)."""
+    power = dt[:, None] * A2
     if S == 2:
         power += 1
     return tl.exp2(power)
@@ -49,100 +51,108 @@ def _decay(dt, A2, S: tl.constexpr):
 
 @triton.jit
 def _step(h, u, dt, A2, B, S: tl.constexpr):
-    """Return the state (BN, BD) after a token, a h + dt u B; u and dt are (BD,), B (BN,)."""
-    rest = (dt * u)[None, :] * B[:, None]
+    """Return the state (BD, BN) after a token, a h + dt u B; u and dt are (BD,), B (BN,)."""
+    rest = (dt * u)[:, None] * B[None, :]
     if S == 2:  # a = decay - 1; as many instructions as for s = 1
         rest -= h
     return _decay(dt, A2, S) * h + rest
 
 
 @triton.jit
-def _step_back(g, decay, S: tl.constexpr):
-    """Return a g, where a = decay - (s - 1)."""
-    return decay * g - g if S == 2 else decay * g
+def _step_back(ag, g, S: tl.constexpr):
+    """Return a g, where a = decay - (s - 1), from ag = decay g."""
+    return ag - g if S == 2 else ag
 
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
     u, dt, A, B, C, h0, y, starts, h_end, T, n0, D: tl.constexpr, N: tl.constexpr,
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
-    HAS_H0: tl.constexpr, KEEP_STARTS: tl.constexpr, ACCUMULATE: tl.constexpr,
+    HAS_H0: tl.constexpr, KEEP_STARTS: tl.constexpr, ACCUMULATE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Shapes: u, dt, y (batch, T, D); A (N, D); B, C (batch, T, N); h0, h_end (batch, N, D).
+    """Shapes: u, dt, y (batch, T, D); A (D, N); B, C (batch, T, N); h0, h_end (batch, D, N).
 
-    starts is (batch, chunks, N, D).
+    starts is (batch, chunks, D, N). With ACCUMULATE this launch, of states n0 to n0 + BN, adds to y of earlier ones.
     """
     b, n = tl.program_id(1).to(tl.int64), n0 + tl.arange(0, BN)
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     d_in = d < D
-    tile, tile_in = n[:, None] * D + d[None, :], (n[:, None] < N) & d_in[None, :]
+    tile, tile_in = d[:, None] * N + n[None, :], d_in[:, None] & (n[None, :] < N)
     u += b * T * D
     dt += b * T * D
     y += b * T * D
     B += b * T * N
     C += b * T * N
-    starts += b * tl.cdiv(T, CHUNK) * N * D
+    starts += b * tl.cdiv(T, CHUNK) * D * N
     A2 = tl.load(A + tile, tile_in, 0.0) * LOG2E
-    h = tl.zeros((BN, BD), tl.float32)
+    h = tl.zeros((BD, BN), tl.float32)
     if HAS_H0:
-        h = tl.load(h0 + b * N * D + tile, tile_in, 0.0)
-    us, dts = _channels(u, T, D, d, d_in, GROUP), _channels(dt, T, D, d, d_in, GROUP)
+        h = tl.load(h0 + b * D * N + tile, tile_in, 0.0)
+    us, dts = _channels(u, T, D, d, d_in, GROUP, False), _channels(dt, T, D, d, d_in, GROUP, False)
     for t in range(0, T, GROUP):
         if KEEP_STARTS:  # noqa: SIM102  decided when compiling; the inner condition is decided on the GPU
             if t % CHUNK == 0:
                 tl.store(starts + tile, h, tile_in)
-                starts += N * D
+                starts += D * N
         left = T - t
         u += GROUP * D
         dt += GROUP * D
         # the loads of the next group run while this group is computed
-        us_next = _channels(u, left - GROUP, D, d, d_in, GROUP)
-        dts_next = _channels(dt, left - GROUP, D, d, d_in, GROUP)
+        us_next = _channels(u, left - GROUP, D, d, d_in, GROUP, False)
+        dts_next = _channels(dt, left - GROUP, D, d, d_in, GROUP, False)
         ys = ()
         for i in tl.static_range(GROUP):
-            h = _step(h, us[i], dts[i], A2, _vector(B, i, left, N, n), S)
-            ys += (tl.sum(_vector(C, i, left, N, n)[:, None] * h, 0),)
+            h = _step(h, us[i], dts[i], A2, _vector(B, i, left, N, n, WHOLE), S)
+            ys += (tl.sum(_vector(C, i, left, N, n, WHOLE)[None, :] * h, 1),)
         for i in tl.static_range(GROUP):
-            keep, total = d_in & (i < left), ys[i]
+            inside, total = WHOLE | (d_in & (i < left)), ys[i]
             if ACCUMULATE:
-                total += tl.load(y + i * D + d, keep, 0.0)
-            tl.store(y + i * D + d, total, keep)
+                total += tl.load(y + i * D + d, inside, 0.0)
+            tl.store(y + i * D + d, total, inside)
         y += GROUP * D
         B += GROUP * N
         C += GROUP * N
         us, dts = us_next, dts_next
-    tl.store(h_end + b * N * D + tile, h, tile_in)
+    tl.store(h_end + b * D * N + tile, h, tile_in)
 
 
 @triton.jit(do_not_specialize=["T"])
 def adjoint_kernel(
     dt, A, C, dy, dh_end, ends, T, n0, D: tl.constexpr, N: tl.constexpr,
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
-    HAS_DH: tl.constexpr,
+    HAS_DH: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Shapes: as above; dh_end (batch, N, D), ends (batch, chunks, N, D)."""
+    """Shapes: as above; dh_end (batch, D, N), ends (batch, chunks, D, N)."""
     b, n = tl.program_id(1).to(tl.int64), n0 + tl.arange(0, BN)
     d = tl.program_id(0) * BD + tl.arange(0, BD)
     d_in = d < D
-    tile, tile_in = n[:, None] * D + d[None, :], (n[:, None] < N) & d_in[None, :]
-    chunks = tl.cdiv(tl.cast(T, tl.int64), CHUNK)
+    tile, tile_in = d[:, None] * N + n[None, :], d_in[:, None] & (n[None, :] < N)
+    chunks, groups = tl.cdiv(tl.cast(T, tl.int64), CHUNK), tl.cdiv(tl.cast(T, tl.int64), GROUP)
     dt += b * T * D
     dy += b * T * D
     C += b * T * N
-    ends += b * chunks * N * D
+    ends += (b * chunks + chunks - 1) * D * N
     A2 = tl.load(A + tile, tile_in, 0.0) * LOG2E
-    g = tl.zeros((BN, BD), tl.float32)
+    g = tl.zeros((BD, BN), tl.float32)
     if HAS_DH:
-        g = tl.load(dh_end + b * N * D + tile, tile_in, 0.0)
-    for chunk in range(chunks - 1, -1, -1):
-        tl.store(ends + chunk * N * D + tile, g, tile_in)
-        for group in range(CHUNK // GROUP - 1, -1, -1):
-            t = chunk * CHUNK + group * GROUP
-            dts = _channels(dt + t * D, T - t, D, d, d_in, GROUP)
-            dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP)
-            for i in tl.static_range(GROUP - 1, -1, -1):
-                g += _vector(C + t * N, i, T - t, N, n)[:, None] * dys[i][None, :]
-                g = _step_back(g, _decay(dts[i], A2, S), S)
+        g = tl.load(dh_end + b * D * N + tile, tile_in, 0.0)
+    tl.store(ends + tile, g, tile_in)
+    t = (groups - 1) * GROUP
+    dts = _channels(dt + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    for _ in range(0, groups):
+        # the loads of the group before this one run while this group is computed
+        before = tl.maximum(t - GROUP, 0)
+        dts_before = _channels(dt + before * D, T - before, D, d, d_in, GROUP, WHOLE)
+        dys_before = _channels(dy + before * D, T - before, D, d, d_in, GROUP, WHOLE)
+        for i in tl.static_range(GROUP - 1, -1, -1):
+            g += _vector(C + t * N, i, T - t, N, n, WHOLE)[None, :] * dys[i][:, None]
+            g = _step_back(_decay(dts[i], A2, S) * g, g, S)
+        if (t % CHUNK == 0) & (t > 0):
+            ends -= D * N
+            tl.store(ends + tile, g, tile_in)
+        t -= GROUP
+        dts, dys = dts_before, dys_before
 
 
 @triton.jit(do_not_specialize=["T", "items"])
@@ -150,69 +160,69 @@ def backward_kernel(
     u, dt, A, B, C, starts, dy, ends, du, ddt, dA, dB, dC, dh0, scratch, T, n0, items,
     D: tl.constexpr, N: tl.constexpr,
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
-    HAS_ENDS: tl.constexpr, ACCUMULATE: tl.constexpr,
+    WALK: tl.constexpr, HAS_ENDS: tl.constexpr, ACCUMULATE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Shapes: as above; dA (batch, chunks, N, D), dB and dC (batch, blocks of channels, T, N).
+    """Shapes: as above; dA (batch, chunks, D, N), dB and dC (batch, blocks of channels, T, N).
 
     dA, dB and dC hold shares, which the caller sums. An item of work is a chunk of a sequence and a block of channels.
-    scratch is (programs, groups, BN, BD).
+    scratch is (programs, groups, BD, BN).
     """
     blocks: tl.constexpr = tl.cdiv(D, BD)
     chunks = tl.cdiv(T, CHUNK)
     n = n0 + tl.arange(0, BN)
-    noted = tl.program_id(0).to(tl.int64) * (CHUNK // GROUP) * BN * BD
-    noted += tl.arange(0, BN)[:, None] * BD + tl.arange(0, BD)[None, :]
+    scratch += tl.program_id(0).to(tl.int64) * (CHUNK // GROUP) * BD * BN
+    scratch += tl.arange(0, BD)[:, None] * BN + tl.arange(0, BN)[None, :]
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
         block, chunk, b = item % blocks, item // blocks % chunks, tl.cast(item // blocks // chunks, tl.int64)
         d = block * BD + tl.arange(0, BD)
         d_in = d < D
-        tile, tile_in = n[:, None] * D + d[None, :], (n[:, None] < N) & d_in[None, :]
+        tile, tile_in = d[:, None] * N + n[None, :], d_in[:, None] & (n[None, :] < N)
         A2 = tl.load(A + tile, tile_in, 0.0) * LOG2E
-        state = (b * chunks + chunk) * N * D
+        state = (b * chunks + chunk) * D * N
         h = tl.load(starts + state + tile, tile_in, 0.0)
-        g = tl.zeros((BN, BD), tl.float32)
+        g = tl.zeros((BD, BN), tl.float32)
         if HAS_ENDS:
             g = tl.load(ends + state + tile, tile_in, 0.0)
         left_in_chunk = min(T - chunk * CHUNK, CHUNK)
-        groups = tl.cdiv(left_in_chunk, GROUP)
         token = b * T + chunk * CHUNK  # of all sequences
         share = (b * blocks + block) * T + chunk * CHUNK
-        for group in range(0, groups - 1):
-            tl.store(scratch + noted + group * BN * BD, h)
-            row = token + group * GROUP
-            us = _channels(u + row * D, GROUP, D, d, d_in, GROUP)
-            dts = _channels(dt + row * D, GROUP, D, d, d_in, GROUP)
-            for i in tl.static_range(GROUP):
-                h = _step(h, us[i], dts[i], A2, _vector(B + row * N, i, GROUP, N, n), S)
-        dA_sum = tl.zeros((BN, BD), tl.float32)
+        for walked in range(0, left_in_chunk, WALK):
+            row, left = token + walked, left_in_chunk - walked
+            us = _channels(u + row * D, left, D, d, d_in, WALK, WHOLE)
+            dts = _channels(dt + row * D, left, D, d, d_in, WALK, WHOLE)
+            for i in tl.static_range(WALK):
+                if i % GROUP == 0:
+                    tl.store(scratch + (walked + i) // GROUP * BD * BN, h)
+                h = _step(h, us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S)
+        tl.debug_barrier()
+        dA_sum = tl.zeros((BD, BN), tl.float32)
+        groups = tl.cdiv(left_in_chunk, GROUP)
         for group in range(groups - 1, -1, -1):
-            if group < groups - 1:
-                h = tl.load(scratch + noted + group * BN * BD)
             row, left = token + group * GROUP, left_in_chunk - group * GROUP
-            us = _channels(u + row * D, left, D, d, d_in, GROUP)
-            dts = _channels(dt + row * D, left, D, d, d_in, GROUP)
-            dys = _channels(dy + row * D, left, D, d, d_in, GROUP)
-            hs = (h,)
+            us = _channels(u + row * D, left, D, d, d_in, GROUP, WHOLE)
+            dts = _channels(dt + row * D, left, D, d, d_in, GROUP, WHOLE)
+            dys = _channels(dy + row * D, left, D, d, d_in, GROUP, WHOLE)
+            hs = (tl.load(scratch + group * BD * BN).to(tl.float32),)
             for i in tl.static_range(GROUP):
-                hs += (_step(hs[i], us[i], dts[i], A2, _vector(B + row * N, i, left, N, n), S),)
+                hs += (_step(hs[i], us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S),)
             for i in tl.static_range(GROUP - 1, -1, -1):
-                g += _vector(C + row * N, i, left, N, n)[:, None] * dys[i][None, :]
-                column = (share + group * GROUP + i) * N + n
-                tl.store(dC + column, tl.sum(hs[i + 1] * dys[i][None, :], 1), (n < N) & (i < left))
-                tl.store(dB + column, tl.sum(g * (dts[i] * us[i])[None, :], 1), (n < N) & (i < left))
-                dx = tl.sum(g * _vector(B + row * N, i, left, N, n)[:, None], 0)
-                decay = _decay(dts[i], A2, S)
-                dlog = g * hs[i] * decay  # the gradient of dt A
-                dA_sum += dlog * dts[i][None, :]
+                g += _vector(C + row * N, i, left, N, n, WHOLE)[None, :] * dys[i][:, None]
+                column, column_in = (share + group * GROUP + i) * N + n, WHOLE | ((n < N) & (i < left))
+                tl.store(dC + column, tl.sum(hs[i + 1] * dys[i][:, None], 0), column_in)
+                tl.store(dB + column, tl.sum(g * (dts[i] * us[i])[:, None], 0), column_in)
+                dx = tl.sum(g * _vector(B + row * N, i, left, N, n, WHOLE)[None, :], 1)
+                ag = _decay(dts[i], A2, S) * g
+                dlog = ag * hs[i]  # the gradient of dt A
+                dA_sum += dlog * dts[i][:, None]
                 du_i = dx * dts[i]
-                ddt_i = dx * us[i] + tl.sum(dlog * A2, 0) * (1 / LOG2E)
-                g = _step_back(g, decay, S)
-                offset, keep = (row + i) * D + d, d_in & (i < left)
+                ddt_i = dx * us[i] + tl.sum(dlog * A2, 1) * (1 / LOG2E)
+                g = _step_back(ag, g, S)
+                offset, inside = (row + i) * D + d, WHOLE | (d_in & (i < left))
                 if ACCUMULATE:
-                    du_i += tl.load(du + offset, keep, 0.0)
-                    ddt_i += tl.load(ddt + offset, keep, 0.0)
-                tl.store(du + offset, du_i, keep)
-                tl.store(ddt + offset, ddt_i, keep)
+                    du_i += tl.load(du + offset, inside, 0.0)
+                    ddt_i += tl.load(ddt + offset, inside, 0.0)
+                tl.store(du + offset, du_i, inside)
+                tl.store(ddt + offset, ddt_i, inside)
         tl.store(dA + state + tile, dA_sum, tile_in)
         if chunk == 0:
-            tl.store(dh0 + b * N * D + tile, g, tile_in)
+            tl.store(dh0 + b * D * N + tile, g, tile_in)

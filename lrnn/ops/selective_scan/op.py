@@ -72,9 +72,7 @@ def selective_scan(
     if chosen == "triton":
         from lrnn.ops.selective_scan.operators import selective_scan_op
 
-        h = None if initial_state is None else initial_state.mT
-        y, h, _ = selective_scan_op(u, dt, A.mT, B, C, h, s, torch.is_grad_enabled())
-        return y, h.mT
+        return selective_scan_op(u, dt, A, B, C, initial_state, s, torch.is_grad_enabled())[:2]
     dtype = torch.promote_types(u.dtype, torch.float32)
     # time first, and D last so that the innermost loops are long: u, dt (T, batch, D), A (N, D), B, C (T, batch, N)
     out_dtype = u.dtype

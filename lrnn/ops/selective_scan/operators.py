@@ -1,6 +1,6 @@
 """torch.library operators around the Triton kernels of the selective scan (kernels.py).
 
-States are (N, D), as in the kernels. torch.compile traces the operators without a graph break.
+torch.compile traces them without a graph break.
 """
 
 from typing import Any
@@ -14,41 +14,46 @@ from lrnn.ops.selective_scan.kernels import adjoint_kernel, backward_kernel, for
 
 STATES = 16  # for each launch; with more states, outputs are summed over launches
 CHUNK = 64
-# channels of a program (BD), tokens of a group, registers of a thread: the fastest of some ten choices on an H100
+# channels of a program (BD), tokens of a group, tokens that are read at once (WALK), registers of a thread: the fastest
+# of those tried on an H100, see the rows "selective scan" of results/bench
 FORWARD = {"BD": 16, "GROUP": 8}
+FORWARD_LONG = {"BD": 16, "GROUP": 16}
+LONG = 256  # tokens
 ADJOINT = {"BD": 8, "GROUP": 8}
-BACKWARD = {"BD": 16, "GROUP": 2, "maxnreg": 128}
-PROGRAMS_PER_PROCESSOR = 16  # in the backward pass: as many as the registers of a processor allow
+BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 104}
+PROGRAMS_PER_PROCESSOR = 65536 // (32 * BACKWARD["maxnreg"])  # in the backward pass: as many as the registers allow
 
 
 @torch.library.custom_op("lrnn::selective_scan", mutates_args=())
 def selective_scan_op(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, s: int, keep_starts: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return y (batch, T, D), the final state (batch, N, D) and the chunk starts (batch, chunks, N, D)."""
-    (batch, T, D), N = u.shape, A.shape[0]
+    """Return y (batch, T, D), the final state (batch, D, N) and the chunk starts (batch, chunks, D, N)."""
+    (batch, T, D), N = u.shape, A.shape[1]
     BN, padded_N = _tiles(N)
     y = u.new_empty(u.shape, dtype=u.dtype if padded_N == BN else torch.float32)
-    h_end = u.new_empty(batch, padded_N, D, dtype=torch.float32)
-    starts = u.new_empty(batch, cdiv(T, CHUNK) if keep_starts else 0, padded_N, D, dtype=torch.float32)
-    h0 = None if h0 is None else _pad(h0, padded_N, D)
-    u, dt, A, B, C = u.contiguous(), dt.contiguous(), _pad(A, padded_N, D), _pad(B, T, padded_N), _pad(C, T, padded_N)
+    h_end = u.new_empty(batch, D, padded_N, dtype=torch.float32)
+    starts = u.new_empty(batch, cdiv(T, CHUNK) if keep_starts else 0, D, padded_N, dtype=torch.float32)
+    h0 = None if h0 is None else _pad(h0, padded_N)
+    u, dt, A, B, C = u.contiguous(), dt.contiguous(), *(_pad(x, padded_N) for x in (A, B, C))
+    options = FORWARD_LONG if T >= LONG else FORWARD
     for n0 in range(0, padded_N, BN):
-        forward_kernel[(cdiv(D, FORWARD["BD"]), batch)](
-            u, dt, A, B, C, h0, y, starts, h_end, T, n0, D=D, N=padded_N, S=s, BN=BN, CHUNK=CHUNK, **FORWARD,
+        forward_kernel[(cdiv(D, options["BD"]), batch)](
+            u, dt, A, B, C, h0, y, starts, h_end, T, n0, D=D, N=padded_N, S=s, BN=BN, CHUNK=CHUNK, **options,
             HAS_H0=h0 is not None, KEEP_STARTS=keep_starts, ACCUMULATE=n0 > 0, num_warps=1,
+            WHOLE=_whole(u, N, padded_N, options),
         )  # fmt: skip
-    return y.to(u.dtype), h_end[:, :N].contiguous(), starts
+    return y.to(u.dtype), h_end[..., :N].contiguous(), starts
 
 
 @selective_scan_op.register_fake
 def _(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, s: int, keep_starts: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (batch, T, D), N = u.shape, A.shape[0]
+    (batch, T, D), N = u.shape, A.shape[1]
     chunks = cdiv(T, CHUNK) if keep_starts else 0
-    h_end = u.new_empty(batch, N, D, dtype=torch.float32)
-    return u.new_empty(u.shape), h_end, u.new_empty(batch, chunks, _tiles(N)[1], D, dtype=torch.float32)
+    h_end = u.new_empty(batch, D, N, dtype=torch.float32)
+    return u.new_empty(u.shape), h_end, u.new_empty(batch, chunks, D, _tiles(N)[1], dtype=torch.float32)
 
 
 @torch.library.custom_op("lrnn::selective_scan_backward", mutates_args=())
@@ -65,36 +70,37 @@ def selective_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of u, dt, A, B, C and the initial state."""
     types = u.dtype, dt.dtype, A.dtype, B.dtype, C.dtype
-    (batch, T, D), N = u.shape, A.shape[0]
+    (batch, T, D), N = u.shape, A.shape[1]
     BN, padded_N = _tiles(N)
     chunks, blocks = cdiv(T, CHUNK), cdiv(D, BACKWARD["BD"])
     processors = torch.cuda.get_device_properties(u.device).multi_processor_count if u.is_cuda else 1  # interpreted
     programs = PROGRAMS_PER_PROCESSOR * processors
-    dh_end = None if dh_end is None else _pad(dh_end, padded_N, D)
-    u, dt, A, B, C = u.contiguous(), dt.contiguous(), _pad(A, padded_N, D), _pad(B, T, padded_N), _pad(C, T, padded_N)
-    dy = dy.contiguous()
+    dh_end = None if dh_end is None else _pad(dh_end, padded_N)
+    u, dt, dy, A, B, C = u.contiguous(), dt.contiguous(), dy.contiguous(), *(_pad(x, padded_N) for x in (A, B, C))
 
-    def buffer(*shape: int) -> Tensor:
-        return u.new_empty(shape, dtype=torch.float32)
+    def buffer(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return u.new_empty(shape, dtype=dtype)
 
     du, ddt = (u.new_empty(u.shape, dtype=x if padded_N == BN else torch.float32) for x in types[:2])
-    dA, dh0 = buffer(batch, chunks, padded_N, D), buffer(batch, padded_N, D)
+    dA, dh0 = buffer(batch, chunks, D, padded_N), buffer(batch, D, padded_N)
     ends = torch.empty_like(starts) if chunks > 1 else dh_end  # a single chunk ends where the sequence does
-    dB, dC = (buffer(batch, blocks, T, padded_N) for _ in range(2))
-    scratch = buffer(programs, CHUNK // BACKWARD["GROUP"], BN, BACKWARD["BD"])
+    dB, dC = (buffer(batch, blocks, T, padded_N, dtype=_share_dtype(u)) for _ in range(2))
+    scratch = buffer(programs, CHUNK // BACKWARD["GROUP"], BACKWARD["BD"], BN, dtype=_scratch_dtype(u))
     sizes = {"D": D, "N": padded_N, "S": s, "BN": BN, "CHUNK": CHUNK, "num_warps": 1}
     for n0 in range(0, padded_N, BN):
         if chunks > 1:
             adjoint_kernel[(cdiv(D, ADJOINT["BD"]), batch)](
-                dt, A, C, dy, dh_end, ends, T, n0, HAS_DH=dh_end is not None, **sizes, **ADJOINT
-            )
+                dt, A, C, dy, dh_end, ends, T, n0, HAS_DH=dh_end is not None, **sizes, **ADJOINT,
+                WHOLE=_whole(u, N, padded_N, ADJOINT),
+            )  # fmt: skip
         backward_kernel[(programs,)](
             u, dt, A, B, C, starts, dy, ends, du, ddt, dA, dB, dC, dh0, scratch, T, n0, batch * chunks * blocks,
             HAS_ENDS=ends is not None, ACCUMULATE=n0 > 0, **sizes, **BACKWARD,
+            WHOLE=_whole(u, N, padded_N, BACKWARD),
         )  # fmt: skip
-    shares = dA.sum((0, 1))[:N], dB.sum(1)[..., :N], dC.sum(1)[..., :N]
-    dA, dB, dC = (x.to(dtype).contiguous() for x, dtype in zip(shares, types[2:], strict=True))
-    return du.to(types[0]), ddt.to(types[1]), dA, dB, dC, dh0[:, :N].contiguous()
+    shares = dA.sum((0, 1)), *(x.sum(1, dtype=torch.float32) for x in (dB, dC))
+    dA, dB, dC = (x[..., :N].to(dtype).contiguous() for x, dtype in zip(shares, types[2:], strict=True))
+    return du.to(types[0]), ddt.to(types[1]), dA, dB, dC, dh0[..., :N].contiguous()
 
 
 @selective_scan_backward.register_fake
@@ -137,6 +143,20 @@ def _tiles(N: int) -> tuple[int, int]:
     return BN, cdiv(N, BN) * BN
 
 
-def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Return x (..., R, C) in float32, contiguous and padded with zeros to (..., rows, columns)."""
-    return F.pad(x.float(), (0, columns - x.shape[-1], 0, rows - x.shape[-2])).contiguous()
+def _pad(x: Tensor, N: int) -> Tensor:
+    """Return x (..., n) in float32, contiguous and padded with zeros to (..., N)."""
+    return F.pad(x.float(), (0, N - x.shape[-1])).contiguous()
+
+
+def _whole(u: Tensor, N: int, padded_N: int, options: dict[str, int]) -> bool:
+    """Return whether all tiles are full, so that the kernels need no masks."""
+    _, T, D = u.shape
+    return padded_N == N and D % options["BD"] == 0 and T % max(CHUNK, options["GROUP"]) == 0
+
+
+def _share_dtype(u: Tensor) -> torch.dtype:
+    return torch.float32
+
+
+def _scratch_dtype(u: Tensor) -> torch.dtype:
+    return torch.float32
