@@ -121,7 +121,7 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         clip = self.config.trainer.gradient_clip_val
-        if clip is not None and not clip >= 0:  # a negative one would turn the gradient around
+        if clip is not None and not clip >= 0:  # a negative value would reverse the gradient
             raise ConfigError(f"trainer.gradient_clip_val: must be at least 0, got {clip}")
         for key in ("model", "data", "trainer.callbacks"):
             refuse_null(self.config[key], key)

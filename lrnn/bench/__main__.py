@@ -22,10 +22,11 @@ HEADER = ("what: ours, baseline", "ours", "baseline", "unit", "ratio")
 
 
 def bench(part: Part = "all", out: str = "results/bench") -> None:
-    """Measure ours and a baseline in turn, and write <device>.json and <device>.md.
+    """Measure our code and a baseline in turn, and write <device>.json and <device>.md.
 
     Args:
-        part: Part to measure on a GPU. The files keep their rows of other parts if they are of the same PyTorch.
+        part: Part to measure on a GPU. The files keep the rows of the other parts if these were measured with
+            the same version of PyTorch.
         out: Folder of the results.
     """
     on_gpu = torch.cuda.is_available()

@@ -50,8 +50,8 @@ def evaluate_states(
 ) -> dict[str, Any]:
     """Print how far states drift with the length, and which gates, keys and directions are exact.
 
-    A state is all numbers that the layers carry on from token to token, but those of convolutions. The first table is
-    for any recurrent model. The second is for layers of DeltaNet and DeltaProduct, as learned, in 64 bits.
+    A state is all the numbers that the layers carry from token to token, except those of convolutions. The first table
+    is for any recurrent model. The second is for layers of DeltaNet and DeltaProduct; it is computed in 64 bits.
 
     Args:
         run_dir: Folder of a run of `python -m lrnn.fit` on a task whose last label determines the state; a list
@@ -66,7 +66,7 @@ def evaluate_states(
         segment: Tokens of a sequence read in one call of the model, with the state carried on to the next.
         device: Device of the model; auto takes a GPU if there is one.
         out: Folder for the numbers of each run, states.json, and their figure, states.png; run_dir/states when absent.
-            Several runs need it.
+            It must be set for several runs.
 
     Returns:
         The numbers of each run, by its name: the part of its path in which it differs from the others.

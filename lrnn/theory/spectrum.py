@@ -26,8 +26,8 @@ SQUARE = 0.02  # eigenvalues that are this close are one dot
 LARGEST_DOT = 300  # square points, of a dot that holds all
 COLUMNS = (
     "tokens: number of transitions that are multiplied. least: least real part of the eigenvalues e. negative, "
-    "complex: shares of them. | |e| - 1 |: mean. horizon: tokens in which the slowest part of the state that does more "
-    "than keep its value falls to half."
+    "complex: shares of them. | |e| - 1 |: mean. horizon: tokens in which the slowest part of the state with negative "
+    "or complex eigenvalues falls to half; the slowest of all parts if none has any."
 )
 
 
@@ -46,7 +46,7 @@ def spectrum(
         checkpoint: Name of the checkpoint in their folders checkpoints, last or best.
         sequences: Number of test sequences that the models read.
         length: Length of these sequences; the longest of training when absent.
-        window: Tokens of a product.
+        window: Number of tokens whose transitions are multiplied.
         out: File for the picture, such as spectrum.png; none is drawn when absent.
     """
     check_at_least(1, sequences=sequences, window=window)
