@@ -4,6 +4,7 @@ The command line is LightningCLI. Every option is an argument of a class, and `-
 shows the resolved configuration, which is also saved in the run's folder.
 """
 
+import json
 import logging
 import os
 import sys
@@ -35,6 +36,7 @@ from callbacks.atomic_checkpoint_io import write_atomically
 from callbacks.dashboard.logger import Dashboard
 from callbacks.gradient_order import GradientOrder
 from data import DataError
+from data.resumable import ResumableData
 from lrnn.models import LanguageModel
 from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
@@ -100,6 +102,12 @@ class FitCLI(LightningCLI):
             run=False,
             args=args if args is None else list(args),
         )
+
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if isinstance(self.datamodule, ResumableData):
+            resolved = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+            self.datamodule.record_options(resolved["data"].get("init_args", {}))
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(

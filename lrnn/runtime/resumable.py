@@ -25,7 +25,7 @@ def check_resumable(path: Path, model: LanguageModel, data: L.LightningDataModul
 
     Raises:
         ConfigError: with the first difference, or if the checkpoint is damaged.
-        ValueError: if the data module refuses, for another seed for example.
+        ValueError: if the data module refuses, for another curriculum or seed for example.
     """
     saved = read_whole(path)
     for key, ours in (("model", model), ("data", data)):
