@@ -1,5 +1,6 @@
 """A progress bar that does not slow down a GPU."""
 
+import math
 import time
 from typing import Any
 
@@ -23,12 +24,14 @@ class Progress(RichProgressBar):
         self.every_n_seconds = every_n_seconds
         self._updated = 0.0
         self._tokens = 0
+        self._batches = 0  # of this epoch
         self._shown: dict[str, Any] = {}
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._tokens += batch.inputs.numel()
+        self._batches = batch_idx + 1
         last = trainer.global_step == trainer.max_steps
         if last or time.monotonic() - self._updated >= self.every_n_seconds:
             # Lightning has divided the loss; float waits until the GPU has finished all counted batches
@@ -37,6 +40,23 @@ class Progress(RichProgressBar):
             self._shown = {"train/loss": loss, "tokens/s": f"{rate:,.0f}"}
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             self._start_counting()
+
+    @property
+    def total_train_batches(self) -> int | float:
+        """Number of batches from the start of the epoch to its end or, if that comes first, to the last step.
+
+        Lightning counts the steps that are left, also where a step has several batches or the run has been resumed.
+        """
+        trainer = self.trainer
+        batches = trainer.accumulate_grad_batches
+        ended = self._batches - self._batches % batches  # those of the steps that have ended
+        left = (trainer.max_steps - trainer.global_step) * batches if trainer.max_steps >= 0 else math.inf
+        return min(trainer.num_training_batches, ended + left)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.fit_loop.epoch_loop
+        self._batches = epoch.batch_progress.current.ready if epoch.restarting else 0
+        super().on_train_epoch_start(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)

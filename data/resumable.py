@@ -3,7 +3,7 @@
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -52,6 +52,8 @@ class ResumableData(L.LightningDataModule, ABC):
     vocab_size: int
     one_label = False  # True if every training sequence has exactly one label; a model then computes that logit only
     equal_labels = False  # True if all training sequences have equally many labels; one_label implies it
+    changeable_options: frozenset[str] = frozenset({"batch_size", "num_workers"})
+    """Options that a run may resume with another value of, since the training samples do not depend on them."""
 
     def __init__(self, batch_size: int, seed: int, num_workers: int):
         """
@@ -76,6 +78,7 @@ class ResumableData(L.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
+        self._fixed_options: dict[str, Any] = {"seed": seed}  # a run resumes with the same values only
         self._resumed_at = (0, 0)  # samples and optimizer steps before this process started
         self._counted = (range(0), 0)  # samples of the present optimizer step, and their labels
 
@@ -135,13 +138,29 @@ class ResumableData(L.LightningDataModule, ABC):
             self._counted = (samples, self.labels_of(samples))
         return self._counted[1] / batches
 
+    def record_options(self, options: Mapping[str, Any]) -> None:
+        """Save the options that the module was made with, as plain values, for its checkpoints.
+
+        A run then resumes with the same values only, except those of `changeable_options`.
+        """
+        fixed = {name: value for name, value in options.items() if name not in self.changeable_options}
+        self._fixed_options.update(fixed)
+
     def state_dict(self) -> dict[str, Any]:
         step = self.trainer.global_step if self.trainer else 0
-        return {"seed": self.seed, "samples_consumed": self.samples_consumed, "global_step": step}
+        return {**self._fixed_options, "samples_consumed": self.samples_consumed, "global_step": step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["seed"] != self.seed:
-            raise ValueError(f"data.seed: the checkpoint was trained with {state_dict['seed']}, got {self.seed}")
+        """Continue after the samples of a checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint was trained with another value of an option that must stay the same. An option
+                that the checkpoint does not name, as those of older versions, is not compared.
+        """
+        for name, value in self._fixed_options.items():
+            before = state_dict.get(name, value)
+            if before != value:
+                raise ValueError(f"data.{name}: the checkpoint was trained with {before}, got {value}")
         self._resumed_at = (state_dict["samples_consumed"], state_dict["global_step"])
 
 

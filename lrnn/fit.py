@@ -4,6 +4,7 @@ The command line is LightningCLI. Every option is an argument of a class, and `-
 shows the resolved configuration, which is also saved in the run's folder.
 """
 
+import json
 import logging
 import os
 import sys
@@ -26,7 +27,6 @@ import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from callbacks import (
     CompileTraining,
     CosineWarmup,
-    FullySharded,
     Progress,
     ResumableCheckpoint,
     StopOnNonFinite,
@@ -36,8 +36,8 @@ from callbacks.atomic_checkpoint_io import write_atomically
 from callbacks.dashboard.logger import Dashboard
 from callbacks.gradient_order import GradientOrder
 from data import DataError
+from data.resumable import ResumableData
 from lrnn.models import LanguageModel
-from lrnn.models.class_path import import_path
 from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
 from lrnn.runtime.data_seed import refuse_data_seed
@@ -47,8 +47,8 @@ from lrnn.runtime.null_options import refuse_null, refuse_null_of
 from lrnn.runtime.one_line import one_line
 from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
 from lrnn.runtime.record_forms import RecordForms
+from lrnn.runtime.resumable import check_resumable
 from lrnn.runtime.save_config import SaveConfig
-from lrnn.runtime.whole_checkpoint import check_weights, read_whole
 
 # errors of the parser, and of classes that are given values they can't use
 UNFIT = (
@@ -103,6 +103,12 @@ class FitCLI(LightningCLI):
             args=args if args is None else list(args),
         )
 
+    def instantiate_classes(self) -> None:
+        super().instantiate_classes()
+        if isinstance(self.datamodule, ResumableData):
+            resolved = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+            self.datamodule.record_options(resolved["data"].get("init_args", {}))
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
             "--run_dir", type=str, required=True, help="Folder of the run, for logs, checkpoints and results."
@@ -123,7 +129,7 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         clip = self.config.trainer.gradient_clip_val
-        if clip is not None and not clip >= 0:  # a negative one would turn the gradient around
+        if clip is not None and not clip >= 0:  # a negative value would reverse the gradient
             raise ConfigError(f"trainer.gradient_clip_val: must be at least 0, got {clip}")
         for key in ("model", "data", "trainer.callbacks"):
             refuse_null(self.config[key], key)
@@ -205,7 +211,7 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
         cli = FitCLI(args, extra_callbacks)
         checkpoint = cli.checkpoint if cli.config.resume else None
         if checkpoint:
-            check_resumable(checkpoint, cli)
+            check_resumable(checkpoint, cli.model, cli.datamodule, cli.trainer.strategy)
     except UNFIT as error:
         raise ConfigError(one_line(str(error), arguments)) from error
     try:
@@ -232,31 +238,6 @@ def before_first_step(error: Exception, cli: FitCLI, arguments: Sequence[str]) -
         file.write_text("".join(traceback.format_exception(error)))
     message = f"no step was taken, see {file}; {type(error).__name__}: {error!s}"
     return one_line(message, arguments)
-
-
-def check_resumable(path: Path, cli: FitCLI) -> None:
-    """Refuse to continue a checkpoint of another model, other hyperparameters or other data, before weights are read.
-
-    Raises:
-        ConfigError: with the first difference.
-        ValueError: if the data module refuses, for another seed for example.
-    """
-    saved = read_whole(path)
-    for key, ours in (("model", cli.model), ("data", cli.datamodule)):
-        if saved[key] != import_path(type(ours)):
-            raise ConfigError(f"{key}: {path} holds {saved[key]}, the configuration {import_path(type(ours))}")
-    for name, value in cli.model.hparams.items():
-        before = saved["hyper_parameters"].get(name)
-        if before != value:
-            raise ConfigError(f"model.{name}: {path} has {before}, the configuration {value}")
-    if path.is_dir() and not isinstance(cli.trainer.strategy, FullySharded):
-        raise ConfigError(f"trainer.strategy: {path} is in shards; continue it with --trainer.strategy=fsdp2")
-    if path.is_file():
-        check_weights(path, saved, cli.model.state_dict())
-    try:
-        cli.datamodule.load_state_dict(saved[type(cli.datamodule).__qualname__])
-    except (LookupError, TypeError) as error:
-        raise ConfigError(f"resume: {path} does not say how far {type(cli.datamodule).__name__} has come") from error
 
 
 def say_if_outside(logger: Logger, run_dir: Path) -> None:

@@ -256,8 +256,9 @@ def test_two_processes_train_log_and_evaluate_as_one(tmp_path):
     assert [len(values) for values in logged[0]] == [3, 3, 3]
     for end, values, result in zip(ends[1:], logged[1:], results[1:], strict=True):
         for name, weight in ends[0]["state_dict"].items():
-            if name != "consistency.cross_entropy":  # the running mean of one rank's batches
-                torch.testing.assert_close(end["state_dict"][name], weight, rtol=1e-9, atol=1e-9)
+            averaged = end is ends[2] and name == "consistency.cross_entropy"  # a running mean of twice as many batches
+            tolerance = 1e-2 if averaged else 1e-9
+            torch.testing.assert_close(end["state_dict"][name], weight, rtol=tolerance, atol=tolerance)
         assert values[0] == pytest.approx(logged[0][0], rel=1e-6)
         assert result == results[0]
 

@@ -7,7 +7,7 @@ an evaluation one   . d d d d d d d d d d a                  a document of the t
 
 from collections.abc import Iterator, Sequence
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from data.curriculum import Curriculum, Stage, check_evaluation, check_lengths
 from data.resumable import IGNORE, Batch, ResumableData, score_first, share
 from data.state_tracking.documents import FAMILIES, Document, make_document, training_document
-from data.text.tokenizer import Tokenizer, load_tokenizer
+from data.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_sha256
 
 TOKENIZER = "data/state_tracking/tokenizer.model"  # make_tokenizer.py has trained it
 DOCUMENTS_A_ROW = 2**20  # that a row can number
@@ -58,6 +58,13 @@ class StateTrackingText(ResumableData):
     """
 
     min_length = 1
+    changeable_options = ResumableData.changeable_options | {
+        "evaluation_seed",
+        "test_lengths",
+        "test_samples",
+        "tokenizer",  # the file may move; its content is compared
+        "validation_samples",
+    }
 
     def __init__(
         self,
@@ -106,12 +113,13 @@ class StateTrackingText(ResumableData):
         self.curriculum = Curriculum(curriculum, train_lengths, 1)
         self.families = check_families(families)
         self.train_lengths, self.test_lengths = train_lengths, test_lengths
-        self.context = context
+        self.context = self._fixed_options["context"] = context
         self.training_labels = training_labels
         self.equal_labels = training_labels == "every_token"
         self.validation_samples, self.test_samples = validation_samples, test_samples
         self.evaluation_seed = evaluation_seed
         self.pieces = load_tokenizer(tokenizer)
+        self._fixed_options["tokenizer"] = tokenizer_sha256(tokenizer)
         self.vocab_size = self.pieces.vocab_size
         self.chance = sum(FAMILIES[family].chance for family in self.families) / len(self.families)
 
@@ -181,15 +189,6 @@ class StateTrackingText(ResumableData):
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(_ValidationBatches(self), batch_size=None)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "context": self.context}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if state_dict["context"] != self.context:
-            before = state_dict["context"]
-            raise ValueError(f"data.context: the checkpoint was trained with {before}, got {self.context}")
-        super().load_state_dict(state_dict)
 
 
 def check_families(families: Sequence[str] | None) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ class GroupWordProblem(SyntheticTask):
 
     min_length = 1
     last_label_determines_state = True
+    changeable_options = SyntheticTask.changeable_options | {"evaluation_labels"}
 
     def __init__(
         self,

@@ -27,6 +27,12 @@ class SyntheticTask(ResumableData):
     min_length: int  # length of the shortest sequence that exists
     last_label_determines_state = False
     """Whether the last label of a training sequence is at its last token, and determines the state to keep."""
+    changeable_options = ResumableData.changeable_options | {
+        "evaluation_seed",
+        "test_lengths",
+        "test_samples",
+        "validation_samples",
+    }
 
     def __init__(
         self,

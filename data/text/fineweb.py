@@ -32,6 +32,7 @@ class FineWeb(ResumableData):
     """
 
     equal_labels = True
+    changeable_options = ResumableData.changeable_options | {"shards", "tokenizer", "validation_rows", "verify"}
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class FineWeb(ResumableData):
             if value < 1:
                 raise ValueError(f"data.{name}: must be at least 1, got {value}")
         self.folder = Path(shards)
-        self.context = context
+        self.context = self._fixed_options["context"] = context
         self.verify = verify
         self.manifest = Manifest.load(self.folder)
         if tokenizer_sha256(tokenizer) != self.manifest.tokenizer_sha256:
@@ -143,14 +144,11 @@ class FineWeb(ResumableData):
         return DataLoader(_ValidationBatches(self), batch_size=None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "shards": self.manifest.digest, "context": self.context}
+        return {**super().state_dict(), "shards": self.manifest.digest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict["shards"] != self.manifest.digest:
             raise ValueError(f"data.shards: the checkpoint was trained on other shards than those in {self.folder}")
-        if state_dict["context"] != self.context:
-            before = state_dict["context"]
-            raise ValueError(f"data.context: the checkpoint was trained with {before}, got {self.context}")
         super().load_state_dict(state_dict)
 
 

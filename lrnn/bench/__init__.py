@@ -1,1 +1,1 @@
-"""Time ours and a baseline in turn, in one run: python -m lrnn.bench"""
+"""Time our code and a baseline in turn, in one process: python -m lrnn.bench"""

@@ -15,15 +15,18 @@ from rich.console import Console
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.bench.row import Row
+from lrnn.runtime.tabular import markdown
 
 Part = Literal["all", "kernels", "parity", "language_models", "generation", "evaluation"]
+HEADER = ("what: ours, baseline", "ours", "baseline", "unit", "ratio")
 
 
 def bench(part: Part = "all", out: str = "results/bench") -> None:
-    """Measure ours and a baseline in turn, and write <device>.json and <device>.md.
+    """Measure our code and a baseline in turn, and write <device>.json and <device>.md.
 
     Args:
-        part: Part to measure on a GPU. The files keep their rows of other parts if they are of the same PyTorch.
+        part: Part to measure on a GPU. The files keep the rows of the other parts if these were measured with
+            the same version of PyTorch.
         out: Folder of the results.
     """
     on_gpu = torch.cuda.is_available()
@@ -35,7 +38,7 @@ def bench(part: Part = "all", out: str = "results/bench") -> None:
     rows = {} if part == "all" else _read(path, heading)
     for row in _rows(on_gpu, part):
         rows[row.name] = row
-        console.print(_line(row))
+        console.print(markdown(HEADER, [_cells(row)])[-1])
         _write(path, heading, list(rows.values()))  # after every row, since the next one may fail
     console.print(f"written: {path}.json, .md")
 
@@ -51,9 +54,8 @@ def _read(path: Path, heading: str) -> dict[str, Row]:
 def _write(path: Path, heading: str, rows: list[Row]) -> None:
     records = [{**asdict(row), "ratio": row.ratio} for row in rows]
     path.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n")
-    table = [heading, ""]
-    table += ["| what: ours, baseline | ours | baseline | unit | ratio |", "| --- | --- | --- | --- | --- |"]
-    path.with_suffix(".md").write_text("\n".join([*table, *map(_line, rows)]) + "\n")
+    table = markdown(HEADER, [_cells(row) for row in rows])
+    path.with_suffix(".md").write_text("\n".join([heading, "", *table]) + "\n")
 
 
 def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
@@ -76,8 +78,8 @@ def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
             yield from measure()
 
 
-def _line(row: Row) -> str:
-    return f"| {row.name} | {_figure(row.ours)} | {_figure(row.baseline)} | {row.unit} | {_figure(row.ratio)} |"
+def _cells(row: Row) -> tuple[str, ...]:
+    return row.name, _figure(row.ours), _figure(row.baseline), row.unit, _figure(row.ratio)
 
 
 def _figure(x: float | None) -> str:

@@ -1,6 +1,10 @@
 """Multiple choice by likelihood: which of several continuations does a model find the likeliest?
 
-Callbacks and commands score by these functions. A question is exact: every choice is scored, none is sampled.
+Callbacks and commands score by these functions. Every choice is scored, and none is sampled.
+
+The model is called as a `RecurrentModel` and in no other way, so it may be of any class, and sharded. A prefix is read
+again for choices that differ before their last token. lrnn/evaluate/likelihood.py reads every prefix once, but for that
+it calls the parts of a `LanguageModel` and picks rows of its states.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -71,8 +75,8 @@ def score_choices(
 ) -> list[list[float]]:
     """Return the log-likelihood (nats) of each choice of each question, summed over its tokens.
 
-    Choices that differ in their last token only share a row of the batch. Padding stands on the right, where the model
-    has not seen it when it gives a score.
+    Choices that differ in their last token only share a row of the batch. Rows are padded on the right, so the model
+    reads padding only after the last token that it is scored on.
 
     Args:
         model: the model, on `device`. It is scored in evaluation mode and left in the mode that it was in.

@@ -1,9 +1,10 @@
-"""Log-likelihoods of continuations, with the state of a prefix that several of them share computed once.
+"""Log-likelihoods of continuations. A prefix that several of them share is read once.
 
     prefix    "The capital of France is"     read once: its state and its last logits
     choices   " Paris"   " Lyon"   " Rome"   read side by side, each from a copy of that state
 
-Four choices after a long prefix cost little more than one, where scoring each whole text costs four times as much.
+Four choices after a long prefix take little more time than one. Reading each whole text would take four times as long.
+lrnn/evaluate/choices.py scores choices for callbacks, with any model.
 """
 
 from collections.abc import Callable, Sequence

@@ -5,7 +5,6 @@ python -m lrnn.evaluate states --run_dir=[runs/a,runs/b] --out=runs/states
 """
 
 import copy
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -31,6 +30,7 @@ from lrnn.models.class_path import import_path
 from lrnn.models.token_matrices import MatrixProductMixer
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError, check_at_least
+from lrnn.runtime.run_names import name_runs
 
 Precision = Literal["64-true", "32-true", "bf16-mixed"]
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -50,8 +50,8 @@ def evaluate_states(
 ) -> dict[str, Any]:
     """Print how far states drift with the length, and which gates, keys and directions are exact.
 
-    A state is all numbers that the layers carry on from token to token, but those of convolutions. The first table is
-    for any recurrent model. The second is for layers of DeltaNet and DeltaProduct, as learned, in 64 bits.
+    A state is all the numbers that the layers carry from token to token, except those of convolutions. The first table
+    is for any recurrent model. The second is for layers of DeltaNet and DeltaProduct; it is computed in 64 bits.
 
     Args:
         run_dir: Folder of a run of `python -m lrnn.fit` on a task whose last label determines the state; a list
@@ -66,7 +66,7 @@ def evaluate_states(
         segment: Tokens of a sequence read in one call of the model, with the state carried on to the next.
         device: Device of the model; auto takes a GPU if there is one.
         out: Folder for the numbers of each run, states.json, and their figure, states.png; run_dir/states when absent.
-            Several runs need it.
+            It must be set for several runs.
 
     Returns:
         The numbers of each run, by its name: the part of its path in which it differs from the others.
@@ -79,7 +79,7 @@ def evaluate_states(
         raise ConfigError("run_dir: must be one folder, unless --out is set and --checkpoint is not")
     place, folder_of_results = choose_device(device), Path(out or Path(run_dirs[0], "states"))
     records = {}
-    for name, folder in zip(_names(run_dirs), run_dirs, strict=True):
+    for name, folder in name_runs(run_dirs, "run_dir").items():
         path = Path(folder, "config.yaml")
         if not path.is_file():
             raise ConfigError(f"run_dir: {folder} is not the folder of a run: it has no config.yaml")
@@ -93,15 +93,6 @@ def evaluate_states(
         states_figure(records).savefig(folder_of_results / "states.png", dpi=150)
     print(f"written to {folder_of_results}: states.json, states.png")
     return records
-
-
-def _names(run_dirs: Sequence[str]) -> list[str]:
-    """Return the parts of the paths in which the folders differ; the name of the folder if there is one."""
-    paths = [os.path.abspath(folder) for folder in run_dirs]
-    if len({*paths}) < len(paths) or not paths:
-        raise ConfigError(f"run_dir: must name different folders, at least one, got {list(run_dirs)}")
-    common = os.path.commonpath(paths) if len(paths) > 1 else os.path.dirname(paths[0])
-    return [os.path.relpath(path, common) for path in paths]
 
 
 def _measure_model(

@@ -235,8 +235,7 @@ class LanguageModel(L.LightningModule):
         if self.consistency is not None:
             step = self.trainer.global_step
             if self.consistency.wants_check(step):
-                mean = self.trainer.strategy.reduce(self.consistency.cross_entropy.clone(), reduce_op="mean")
-                self.consistency.check(step, mean, not getattr(self._datamodule, "in_curriculum", False))
+                self.consistency.check(step, not getattr(self._datamodule, "in_curriculum", False))
             self.consistency.set_weight(step, self.trainer.estimated_stepping_batches)
 
     @property

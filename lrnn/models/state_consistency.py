@@ -26,7 +26,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lrnn.ops import IGNORE, at_least_float32
 
@@ -74,7 +74,7 @@ class StateConsistency(nn.Module):
         self.weight: Tensor
         self.began: Tensor
         self.register_buffer("seen", torch.zeros(labels, dtype=torch.bool))  # labels that have occurred
-        self.register_buffer("cross_entropy", torch.tensor(math.log(labels)))  # running mean
+        self.register_buffer("cross_entropy", torch.tensor(math.log(labels)))  # running mean over all ranks
         self.register_buffer("weight", torch.tensor(0.0))  # strength at this step, 0 in the first phase
         self.register_buffer("began", torch.tensor(-1))  # first step of the second phase, -1 before it
         self._began = -1  # the same on the CPU
@@ -94,8 +94,10 @@ class StateConsistency(nn.Module):
         """
         scored = labels != IGNORE
         with torch.no_grad():
-            self.seen |= (labels[:, None] == torch.arange(len(self.seen), device=labels.device)).any(0)
-            self.cross_entropy.lerp_(cross_entropy.to(self.cross_entropy), 1 / (MEMORY * self.micro_batches))
+            occurring = (labels[:, None] == torch.arange(len(self.seen), device=labels.device)).any(0)
+            occurring, cross_entropy = _over_ranks(occurring, cross_entropy.to(self.cross_entropy))
+            self.seen |= occurring
+            self.cross_entropy.lerp_(cross_entropy, 1 / (MEMORY * self.micro_batches))
         second = self.weight > 0
         S = torch.cat([at_least_float32(state) for state in states], 1)
         S = torch.where(second, S, S.detach())
@@ -121,21 +123,20 @@ class StateConsistency(nn.Module):
         self._began, self._checked, self.micro_batches = int(self.began), -1, micro_batches
 
     def wants_check(self, step: int) -> bool:
-        """Return whether `check` is due before optimizer step number `step`; the same on all ranks."""
+        """Return whether `check` is due before optimizer step number `step`."""
         return self._began < 0 and step > 0 and step % CHECK == 0 and step != self._checked
 
-    def check(self, step: int, cross_entropy: Tensor, longest: bool) -> None:
+    def check(self, step: int, longest: bool) -> None:
         """Begin the second phase at this step if the time has come.
 
         Args:
             step: number of the step, from 0.
-            cross_entropy: running mean; the same number on all ranks.
             longest: whether training has reached its longest sequences.
         """
         self._checked = step
         if not longest:
             self.cross_entropy.fill_(math.log(len(self.seen)))  # what is learned of shorter sequences does not count
-        elif cross_entropy.item() < self.threshold:
+        elif self.cross_entropy.item() < self.threshold:
             self._began = step
             self.began.fill_(step)
 
@@ -145,3 +146,16 @@ class StateConsistency(nn.Module):
             return
         ramp = self.ramp * steps if self.ramp < 1 else self.ramp
         self.weight.fill_(self.strength * min(1.0, (step - self._began + 1) / max(ramp, 1.0)))
+
+
+def _over_ranks(occurring: Tensor, cross_entropy: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the labels that occur on any rank, and the mean of the cross-entropy over the ranks.
+
+    All ranks then hold the same buffers, with any strategy, and a checkpoint holds those of every rank.
+    """
+    ranks = distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    if ranks == 1:
+        return occurring, cross_entropy
+    total = torch.cat([occurring.to(cross_entropy), cross_entropy[None]])
+    distributed.all_reduce(total)
+    return total[:-1] > 0, total[-1] / ranks

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -34,19 +33,6 @@ def read_whole(path: Path) -> dict[str, Any]:
         reason = f"{type(error).__name__}: {error}"
         raise ConfigError(f"resume: {path} is damaged or not of python -m lrnn.fit ({_short(reason)})") from error
     return saved
-
-
-def check_weights(path: Path, saved: dict[str, Any], weights: dict[str, Tensor]) -> None:
-    """Check that a file holds the weights of a model.
-
-    Raises:
-        ConfigError: with the first weight that is missing, that the model does not have, or that has another shape.
-    """
-    theirs = {name: tuple(weight.shape) for name, weight in saved["state_dict"].items()}
-    ours = {name: tuple(weight.shape) for name, weight in weights.items()}
-    for name in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(name) != ours.get(name):
-            raise ConfigError(f"resume: {path} has {name} {theirs.get(name)}, the configuration {ours.get(name)}")
 
 
 def _check_file(path: Path, saved: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
+from lrnn.runtime.run_names import name_runs
 from lrnn.runtime.tabular import markdown, write_csv
 
 DRAWN = {"train/loss": "training loss (nats)", "val/perplexity": "validation perplexity"}
@@ -27,12 +28,10 @@ def curves(run_dirs: Sequence[str], out: str) -> None:
     """Draw the curves of runs side by side; write curves.csv, curves.png and table.md.
 
     Args:
-        run_dirs: Folders of runs. A curve is named by the last part of its run's folder.
+        run_dirs: Folders of runs. A curve is named by the part of its run's path in which the folders differ.
         out: Folder to write to.
     """
-    runs = {Path(folder).name: read(folder) for folder in run_dirs}
-    if len(runs) < len(run_dirs):
-        raise ConfigError(f"run_dirs: every folder must have a name of its own, got {list(run_dirs)}")
+    runs = {name: read(folder) for name, folder in name_runs(run_dirs, "run_dirs").items()}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     values = [

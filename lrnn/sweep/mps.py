@@ -20,8 +20,8 @@ PIPES = "CUDA_MPS_PIPE_DIRECTORY"  # where processes find the service
 def shared_gpus(answers: Callable[[], bool]) -> Iterator[str]:
     """Let the processes that are started inside the context share their GPUs, if MPS is available.
 
-    A service that runs already, as PIPES in the environment tells, is used. A service that is started here serves only
-    the processes of this sweep, and ends with the context.
+    If the environment variable PIPES names the folder of a running service, that service is used. Otherwise one is
+    started. It serves only the processes of this sweep, and ends with the context.
 
     A run that breaks the context of its GPU, for example by an illegal address, also ends the runs that share this GPU.
 

@@ -1,6 +1,7 @@
-"""What of a run differs from the protocol in which the paper trained a cell of its table (its Appendix E.1.1).
+"""How a run differs from the protocol of the paper's table (Appendix E.1.1).
 
-AdamW's betas and epsilon and the precision are not stated there: PyTorch's defaults are taken for the former.
+The paper states neither AdamW's betas and epsilon nor the precision. Betas and epsilon are compared with PyTorch's
+defaults, and the precision is not compared.
 """
 
 from collections.abc import Mapping, Sequence

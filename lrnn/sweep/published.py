@@ -1,11 +1,11 @@
 """The paper's scaled accuracies on formal languages, best and median of 3 seeds (Grazzi et al. 2025).
 
 The best scores are those of the paper's Table 3. Medians and their median absolute deviations are those of its Table 5.
-Table 5 heads the column of the last task "w/ no brackets, mult"; the score of a constant answer there shows that the
-task has brackets. The best scores of that task are unknown.
+The heading of the last task in Table 5 says "w/ no brackets, mult", but the score of a constant answer there shows that
+the task has brackets. The best scores of that task are unknown.
 
-The scores with a length curriculum (conf/paper/arithmetic_curriculum.yaml) are of the paper of Mamba-3, Appendix D, in
-its own protocol: Gated DeltaNet [-1, 1] is the best model there. They are no scores of Table 3.
+The scores with a length curriculum (conf/paper/arithmetic_curriculum.yaml) are not of Table 3. They are those of
+Gated DeltaNet [-1, 1], the best model in Appendix D of the paper of Mamba-3, which has a protocol of its own.
 """
 
 from typing import NamedTuple

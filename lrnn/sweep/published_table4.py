@@ -1,7 +1,7 @@
 """The paper's Table 4: language models of 340M to 1.3B parameters on tasks of lm-evaluation-harness.
 
-Rows on FineWeb are the paper's own. Those on SlimPajama are copied there from Yang et al. 2024b. One run each, without
-error bars. Perplexities: less is better; the others are percentages.
+Rows on FineWeb are the paper's own runs. The paper copied those on SlimPajama from Yang et al. 2024b. Each row is one
+run, without error bars. Columns named ppl are perplexities, for which less is better; the others are percentages.
 """
 
 # column -> task and metric of the harness; Avg is the mean of the six accuracies between LMB ppl and SWDE

@@ -1,4 +1,4 @@
-"""Runs side by side: several on a device, none twice."""
+"""Train runs side by side: several on a device, and no run twice."""
 
 import signal
 from collections import deque

@@ -22,7 +22,7 @@ class Transitions(Protocol):
     def eigenvalues(self) -> Tensor:
         """Return the eigenvalues (B, T, G, n), real or complex.
 
-        A transition that is a gate times a matrix I - M with M of rank n leaves those out that equal the gate.
+        If a transition is a gate times I - M, with M of rank n, the eigenvalues that equal the gate are left out.
         """
 
     def matrices(self) -> Tensor:
@@ -51,8 +51,8 @@ class Summary:
     horizon: float
     """Tokens in which the slowest part of a state falls to half: log 2 / mean(-log |eigenvalue|), at most 2^24.
 
-    The slowest part is chosen among those that do more than keep their value: of whose eigenvalues at least 1 in 100 is
-    negative or complex, or among all if there is none. An infinite memory that never changes counts nothing.
+    Only parts that change sign or turn are compared: those of whose eigenvalues at least 1 in 100 is negative or
+    complex. If there are none, all parts are compared. A part that only keeps its value counts nothing.
     """
 
 

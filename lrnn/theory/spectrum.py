@@ -18,6 +18,7 @@ from lrnn.evaluate.metrics import IGNORE
 from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.runtime.instantiate import instantiate
+from lrnn.runtime.run_names import name_runs
 from lrnn.theory.spectra import eigenvalues, summarize
 
 MOST_NAMED = 8  # tokens that get a colour of their own
@@ -25,8 +26,8 @@ SQUARE = 0.02  # eigenvalues that are this close are one dot
 LARGEST_DOT = 300  # square points, of a dot that holds all
 COLUMNS = (
     "tokens: number of transitions that are multiplied. least: least real part of the eigenvalues e. negative, "
-    "complex: shares of them. | |e| - 1 |: mean. horizon: tokens in which the slowest part of the state that does more "
-    "than keep its value falls to half."
+    "complex: shares of them. | |e| - 1 |: mean. horizon: tokens in which the slowest part of the state with negative "
+    "or complex eigenvalues falls to half; the slowest of all parts if none has any."
 )
 
 
@@ -45,21 +46,20 @@ def spectrum(
         checkpoint: Name of the checkpoint in their folders checkpoints, last or best.
         sequences: Number of test sequences that the models read.
         length: Length of these sequences; the longest of training when absent.
-        window: Tokens of a product.
+        window: Number of tokens whose transitions are multiplied.
         out: File for the picture, such as spectrum.png; none is drawn when absent.
     """
-    if not run_dirs:
-        raise ConfigError("run_dirs: must name at least one run, got []")
     check_at_least(1, sequences=sequences, window=window)
-    figure = Figure(figsize=(9, 3.2 * len(run_dirs)), layout="constrained")
-    panels = figure.subplots(len(run_dirs), 2, squeeze=False)
+    runs = name_runs(run_dirs, "run_dirs")
+    figure = Figure(figsize=(9, 3.2 * len(runs)), layout="constrained")
+    panels = figure.subplots(len(runs), 2, squeeze=False)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("run", "layer"):
         table.add_column(heading, overflow="fold")
     for heading in ("tokens", "least", "negative", "complex", "| |e| - 1 |", "horizon"):
         table.add_column(heading, no_wrap=True)
-    for run, row in zip(run_dirs, panels, strict=True):
-        model, data = _load(Path(run), checkpoint)
+    for (run, folder), row in zip(runs.items(), panels, strict=True):
+        model, data = _load(Path(folder), checkpoint)
         tokens, read = _sequences(data, sequences, length)
         try:
             single, products = eigenvalues(model, tokens), eigenvalues(model, tokens, window)
@@ -73,7 +73,7 @@ def spectrum(
                     run, name, f"{count}", f"{one.least:.4f}", f"{one.share_negative:.1%}", f"{one.share_complex:.1%}",
                     f"{one.distance_from_1:.4f}", f"{one.horizon:,.0f}",
                 )  # fmt: skip
-        title = f"{type(model).__name__} on {type(data).__name__} ({Path(run).name})"
+        title = f"{type(model).__name__} on {type(data).__name__} ({run})"
         _draw_single(row[0], single, tokens, read, title)
         _draw_products(row[1], torch.cat([x[inside].flatten() for x in products.values()]), window)
     Console().print(table)

@@ -2,6 +2,7 @@ import math
 from itertools import pairwise
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -86,6 +87,38 @@ def test_a_step_of_several_batches_is_logged_once_also_after_a_resume(tmp_path, 
     steps = steps_logged(tmp_path / "run")
     assert steps["train/learning_rate"] == steps["train/loss"] == [0, 1, 2, 3]
     assert steps["eigenvalues/least"] == [2, 4]
+
+
+class ProgressShown(L.Callback):
+    """Records what the progress bar shows after each step, as (batches done, batches in all)."""
+
+    def __init__(self):
+        self.shown = []
+
+    def on_train_batch_end(self, trainer, *_):
+        (task,) = trainer.progress_bar_callback.progress.tasks
+        self.shown.append((task.completed, task.total))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming")  # Lightning's
+@pytest.mark.parametrize(("limit", "ends"), [("null", [(4, 4), (12, 12)]), (8, [(4, 4), (4, 4)])])
+def test_the_progress_bar_ends_full_also_after_a_resume(limit, ends, tmp_path, monkeypatch, pytestconfig):
+    """A step has two batches. An epoch has no end, or ends after 8 batches."""
+    monkeypatch.chdir(pytestconfig.rootpath)
+    options = ["--config=conf/parity.yaml", f"--run_dir={tmp_path}/run", "--data.batch_size=4"]
+    trainer = [
+        "limit_val_batches=0",
+        "accumulate_grad_batches=2",
+        "log_every_n_steps=1",
+        "callbacks=[]",
+        f"limit_train_batches={limit}",
+    ]
+    options += [f"--trainer.{option}" for option in trainer]
+    for end, steps, resume in zip(ends, (2, 6), ("false", "true"), strict=True):
+        callback = ProgressShown()
+        fit([*options, f"--trainer.max_steps={steps}", f"--resume={resume}"], [callback])
+        assert callback.shown[-1] == end, callback.shown
+        assert all(completed <= total for completed, total in callback.shown)
 
 
 @pytest.mark.parametrize(

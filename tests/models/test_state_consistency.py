@@ -1,6 +1,10 @@
 """The state consistency term against its formula in float64, its phases, and runs that train with it."""
 
+import json
 import math
+import os
+import subprocess
+import sys
 
 import lightning as L
 import pytest
@@ -97,17 +101,17 @@ def test_sequences_without_a_last_label_do_not_count():
 
 def test_the_second_phase_begins_at_a_small_cross_entropy_of_the_longest_sequences():
     consistency = StateConsistency(6, 4, strength=0.5, threshold=0.01, ramp=40)
-    low, high = torch.tensor(0.001), torch.tensor(1.0)
     assert not consistency.wants_check(0) and not consistency.wants_check(CHECK + 1)
     assert consistency.wants_check(CHECK)
     consistency.cross_entropy.fill_(0.001)
-    consistency.check(CHECK, low, longest=False)
+    consistency.check(CHECK, longest=False)
     assert consistency.cross_entropy == pytest.approx(math.log(6)) and consistency.began == -1
     assert not consistency.wants_check(CHECK)  # once a step, however many micro-batches it has
-    consistency.check(2 * CHECK, high, longest=True)
+    consistency.check(2 * CHECK, longest=True)
     consistency.set_weight(2 * CHECK, 1000)
     assert consistency.weight == 0 and consistency.began == -1
-    consistency.check(3 * CHECK, low, longest=True)
+    consistency.cross_entropy.fill_(0.001)
+    consistency.check(3 * CHECK, longest=True)
     assert consistency.began == 3 * CHECK and not consistency.wants_check(4 * CHECK)
     for after, share in ((0, 1 / 40), (19, 0.5), (39, 1.0), (500, 1.0)):
         consistency.set_weight(3 * CHECK + after, 1000)
@@ -229,3 +233,43 @@ def test_a_run_resumes_bit_for_bit_in_every_phase(tmp_path, monkeypatch, pytestc
     assert ends[0]["state_dict"].keys() >= {f"consistency.{name}" for name in ("table", "seen", "began", "weight")}
     for name, weight in ends[0]["state_dict"].items():
         assert torch.equal(weight, ends[1]["state_dict"][name]), name
+
+
+RECORDER = """
+import lightning as L
+import torch
+
+
+class Recorder(L.Callback):
+    def __init__(self, folder: str):
+        self.folder, self.states = folder, []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        table = module.consistency.table.detach()
+        table = table.full_tensor() if hasattr(table, "full_tensor") else table.clone()
+        buffers = {name: buffer.clone() for name, buffer in module.consistency.named_buffers()}
+        self.states.append({"table": table, **buffers})
+
+    def on_train_end(self, trainer, module):
+        torch.save(self.states, f"{self.folder}/rank{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_hold_the_same_phase_labels_and_table_after_every_micro_batch(strategy, tmp_path, pytestconfig):
+    """Of 24 labels each rank sees two in a micro-batch."""
+    (tmp_path / "recorder.py").write_text(RECORDER)
+    recorder = {"class_path": "recorder.Recorder", "init_args": {"folder": str(tmp_path)}}
+    run = [option for option in TINY if not option.startswith("--trainer.callbacks")]
+    run += ["--data.group=S4", "--data.curriculum=null", "--data.batch_size=2", "--model.consistency_start=3.045"]
+    run += [f"--trainer.{key}" for key in ("devices=2", "accumulate_grad_batches=2", "max_steps=120")]
+    run += [f"--trainer.callbacks={json.dumps([recorder])}", f"--trainer.strategy={strategy}"]
+    command = [sys.executable, "-m", "lrnn.fit", *run, f"--run_dir={tmp_path}/run"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run(command, check=True, timeout=200, cwd=pytestconfig.rootpath, env=environment)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert len(first) == len(second) == 240
+    for i, (one, other) in enumerate(zip(first, second, strict=True)):
+        assert [name for name in one if not torch.equal(one[name], other[name])] == [], i
+    assert first[-1]["began"] > 0 and first[-1]["weight"] > 0

@@ -204,5 +204,5 @@ def test_a_run_logs_its_spectrum(tmp_path, monkeypatch):
     assert events.Histograms("eigenvalues/backbone.blocks.0.mixer")[0].histogram_value.num > 0
     spectrum([str(run)], sequences=4, out=str(tmp_path / "spectrum.png"))
     assert (tmp_path / "spectrum.png").stat().st_size > 1000
-    with pytest.raises(ConfigError, match=r"^run_dirs: must name at least one run, got \[\]$"):
+    with pytest.raises(ConfigError, match=r"^run_dirs: must name different folders, at least one, got \[\]$"):
         spectrum([])
