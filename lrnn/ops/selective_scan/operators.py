@@ -20,8 +20,12 @@ FORWARD = {"BD": 16, "GROUP": 8}
 FORWARD_LONG = {"BD": 16, "GROUP": 16}
 LONG = 256  # tokens
 ADJOINT = {"BD": 8, "GROUP": 8}
-BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 104}
-PROGRAMS_PER_PROCESSOR = 65536 // (32 * BACKWARD["maxnreg"])  # in the backward pass: as many as the registers allow
+BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 128}
+
+
+def programs_per_processor(registers: int) -> int:
+    """Return how many programs of one warp run at once, each in one of 4 parts of 16,384 registers."""
+    return 4 * (16384 // (32 * registers))
 
 
 @torch.library.custom_op("lrnn::selective_scan", mutates_args=())
@@ -74,7 +78,7 @@ def selective_scan_backward(
     BN, padded_N = _tiles(N)
     chunks, blocks = cdiv(T, CHUNK), cdiv(D, BACKWARD["BD"])
     processors = torch.cuda.get_device_properties(u.device).multi_processor_count if u.is_cuda else 1  # interpreted
-    programs = PROGRAMS_PER_PROCESSOR * processors
+    programs = programs_per_processor(BACKWARD["maxnreg"]) * processors
     dh_end = None if dh_end is None else _pad(dh_end, padded_N)
     u, dt, dy, A, B, C = u.contiguous(), dt.contiguous(), dy.contiguous(), *(_pad(x, padded_N) for x in (A, B, C))
 
