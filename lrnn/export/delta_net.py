@@ -43,6 +43,8 @@ def mixer_weights(mixer: Any) -> dict[str, Tensor]:
     channels = mixer.out_proj.in_features
     for name, weight in zip("qkvb", mixer.in_proj.weight.split([channels] * 3 + [mixer.heads]), strict=True):
         weights[f"{name}_proj.weight"] = weight
+    if mixer.beta_slope != 1:
+        weights["b_proj.weight"] = mixer.beta_slope * weights["b_proj.weight"]
     if mixer.conv.kernel_size:
         for name, weight in zip("qkv", mixer.conv.weight.chunk(3), strict=True):
             weights[f"{name}_conv1d.weight"] = weight[:, None]

@@ -53,6 +53,8 @@ def mixer_weights(mixer: Any) -> dict[str, Tensor]:
     gates = [n * mixer.heads, *([mixer.heads] if mixer.forget_gate else [])]
     parts = mixer.in_proj.weight.split([*sizes, *gates])
     weights = {f"{name}_proj.weight": weight for name, weight in zip("qkvba", parts, strict=False)}
+    if mixer.beta_slope != 1:
+        weights["b_proj.weight"] = mixer.beta_slope * weights["b_proj.weight"]
     if mixer.forget_gate:
         weights |= {"A_log": mixer.A_log, "dt_bias": mixer.dt_bias}
     if mixer.conv.kernel_size:

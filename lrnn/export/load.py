@@ -44,7 +44,10 @@ def load_exported(folder: Path) -> LanguageModel:
 
 @torch.no_grad()
 def _fill(weights: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Copy the saved weights into ours: those that an exporter names are views of the model's parameters."""
+    """Copy the saved weights into ours: those that an exporter names are views of the model's parameters.
+
+    They are copies for a model with a slope of beta, but none is made from a folder.
+    """
     if missing := weights.keys() ^ saved.keys():
         raise ValueError(f"weights that are missing or unknown: {', '.join(sorted(missing)[:3])}")
     for name, weight in weights.items():

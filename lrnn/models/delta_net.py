@@ -1,7 +1,7 @@
 """DeltaNet (Yang et al. 2024b): a state that reflects, so that one layer can keep a parity.
 
 q, k, v = SiLU(conv(W x))        |q| = |k| = 1, q scaled by d_head^-1/2
-beta    = s * sigmoid(w x)       s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1) (paper, Figure 13)
+beta    = s * sigmoid(c w x)     s = 1: eigenvalues in (0, 1); s = 2: in (-1, 1) (paper, Figure 13); c = beta_slope
 y       = W_o RMSNorm(delta_rule(q, k, v, beta))
 """
 
@@ -15,7 +15,14 @@ from lrnn.models.gate_saturation import saturation_of_logits
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
-from lrnn.models.unit_keys import QKActivation, beta_for_rounded_keys, check_activation, size_of_heads
+from lrnn.models.unit_keys import (
+    QKActivation,
+    beta_for_rounded_keys,
+    check_activation,
+    check_slope,
+    size_of_heads,
+    steepen,
+)
 from lrnn.ops import (
     at_least_float32,
     delta_rule,
@@ -41,6 +48,7 @@ class DeltaNetMixer(Mixer):
         conv_init_std: float | None = None,
         qk_activation: QKActivation = "silu",
         gate_saturation: float = 0.0,
+        beta_slope: float = 1.0,
     ):
         """
         Args:
@@ -54,6 +62,8 @@ class DeltaNetMixer(Mixer):
             qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0 (paper, Section 5.2).
             gate_saturation: Strength of the term that pushes beta onto the ends of its range; 0 for none
                 (lrnn/models/gate_saturation.py).
+            beta_slope: Factor of the logits of beta. With a steeper sigmoid, beta comes nearer to the ends of its range
+                in the same number of steps (results/groups).
         """
         super().__init__()
         width = layer.width
@@ -61,9 +71,11 @@ class DeltaNetMixer(Mixer):
         if gate_saturation < 0:
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
         check_activation(qk_activation, conv_size)
+        check_slope(beta_slope)
         self.heads = heads
         self.qk_activation = qk_activation
         self.beta_scale = range_scale(eigenvalue_range)
+        self.beta_slope = beta_slope
         self.gate_saturation = gate_saturation
         self.has_auxiliary_terms = gate_saturation > 0
         self.form = layer.form
@@ -105,7 +117,7 @@ class DeltaNetMixer(Mixer):
                 qk, v = qkv.tensor_split((2 * qkv.shape[-1] // 3,), dim=-1)
                 qkv, conv_state = torch.cat([qk, F.silu(v)], -1), empty_state(x)
             heads = unit_heads(qkv, self.heads)
-        return heads, at_least_float32(logits), conv_state
+        return heads, steepen(logits, self.beta_slope), conv_state
 
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
         if self.conv.kernel_size or x.is_cuda:
@@ -116,7 +128,7 @@ class DeltaNetMixer(Mixer):
         k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
         k, v = F.silu(k) if self.qk_activation == "silu" else k, F.silu(v)
         k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
-        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(at_least_float32(logits)), k)
+        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(steepen(logits, self.beta_slope)), k)
         return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
 
     @property

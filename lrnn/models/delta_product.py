@@ -1,7 +1,7 @@
 """DeltaProduct (Siems et al. 2025): several reflections for each token, so that one layer can rotate and permute.
 
 q, k_j, v_j = SiLU(conv(W x))    |q| = |k_j| = 1, q scaled by d_head^-1/2, for j = 1, ..., n reflections
-beta_j      = s * sigmoid(w_j x) s = 1: eigenvalues of each reflection in (0, 1); s = 2: in (-1, 1)
+beta_j      = s * sigmoid(c w_j x)    s = 1: eigenvalues of a reflection in (0, 1); s = 2: in (-1, 1); c = beta_slope
 log g       = -exp(A_log) softplus(w_g x + b_dt)      with a forget gate (Gated DeltaProduct), else g = 1
 y           = W_o RMSNorm(delta_product(q, k, v, beta, log g))
 
@@ -19,7 +19,14 @@ from lrnn.models.architecture import Architecture
 from lrnn.models.layers import Linear, RMSNorm, ShortConvolution, empty_state
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import HouseholderTransitions
-from lrnn.models.unit_keys import QKActivation, beta_for_rounded_keys, check_activation, size_of_heads
+from lrnn.models.unit_keys import (
+    QKActivation,
+    beta_for_rounded_keys,
+    check_activation,
+    check_slope,
+    size_of_heads,
+    steepen,
+)
 from lrnn.ops import at_least_float32, delta_product, range_scale, softplus
 
 
@@ -37,6 +44,7 @@ class DeltaProductMixer(Mixer):
         conv_size: int = 4,
         qk_activation: QKActivation = "silu",
         beta_bias: bool = False,
+        beta_slope: float = 1.0,
     ):
         """
         Args:
@@ -49,6 +57,8 @@ class DeltaProductMixer(Mixer):
             conv_size: Tokens seen by the short convolution on q, k and v; 0 for none.
             qk_activation: Activation of q and k, silu or identity; identity needs conv_size 0.
             beta_bias: Whether the logits of beta have a bias.
+            beta_slope: Factor of the logits of beta. With a steeper sigmoid, beta comes nearer to the ends of its range
+                in the same number of steps (results/groups).
         """
         super().__init__()
         width = layer.width
@@ -56,9 +66,11 @@ class DeltaProductMixer(Mixer):
         if reflections < 1:
             raise ValueError(f"model.reflections: must be at least 1, got {reflections}")
         check_activation(qk_activation, conv_size)
+        check_slope(beta_slope)
         self.heads = heads
         self.reflections = reflections
         self.beta_scale = range_scale(eigenvalue_range)
+        self.beta_slope = beta_slope
         self.qk_activation = qk_activation
         self.form = layer.form
         channels = heads * head_size
@@ -113,6 +125,7 @@ class DeltaProductMixer(Mixer):
         logits = at_least_float32(logits)
         if self.beta_bias is not None:
             logits = logits + self.beta_bias
+        logits = steepen(logits, self.beta_slope)
         return self.beta_scale * torch.sigmoid(logits.unflatten(-1, (self.reflections, self.heads)))
 
     @property

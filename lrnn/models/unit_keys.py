@@ -1,5 +1,6 @@
 """What DeltaNet and DeltaProduct share: heads with keys of length 1."""
 
+import math
 from typing import Literal
 
 from torch import Tensor
@@ -24,6 +25,16 @@ def size_of_heads(width: int, heads: int, head_size: int | None) -> int:
     return head_size
 
 
+def check_slope(beta_slope: float) -> None:
+    """Refuse a slope of the logits of beta that is not a positive number.
+
+    Raises:
+        ValueError: if `beta_slope` is not above 0 and finite.
+    """
+    if not 0 < beta_slope < math.inf:
+        raise ValueError(f"model.beta_slope: must be above 0 and finite, got {beta_slope}")
+
+
 def check_activation(qk_activation: QKActivation, conv_size: int) -> None:
     """Refuse a convolution where q and k have no activation: it ends in SiLU.
 
@@ -32,6 +43,12 @@ def check_activation(qk_activation: QKActivation, conv_size: int) -> None:
     """
     if qk_activation == "identity" and conv_size:
         raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
+
+
+def steepen(logits: Tensor, beta_slope: float) -> Tensor:
+    """Return the logits of beta (...), times the slope, in at least float32."""
+    logits = at_least_float32(logits)
+    return logits if beta_slope == 1 else beta_slope * logits
 
 
 def beta_for_rounded_keys(beta: Tensor, k: Tensor, k_square: Tensor | None = None) -> Tensor:

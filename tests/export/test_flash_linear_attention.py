@@ -57,6 +57,7 @@ def test_delta_net_in_flash_linear_attention(
     options = {"heads": 2, "mlp_width": 48, "norm_eps": 1e-3, "tie_embeddings": conv_size == 4}
     head_size = 24 if conv_size else None
     options |= {"qk_activation": "silu" if conv_size or eigenvalue_range[0] else "identity"}
+    options |= {"beta_slope": 3.0 if conv_size else 1.0}
     model = random_model(
         DeltaNet, eigenvalue_range=eigenvalue_range, head_size=head_size, conv_size=conv_size, **options
     )
@@ -112,6 +113,7 @@ def test_delta_product_in_flash_linear_attention(
 ):
     options = {"eigenvalue_range": eigenvalue_range, "forget_gate": forget_gate, "conv_size": 4 if forget_gate else 0}
     options |= {"heads": 2, "head_size": 12, "reflections": 3, "mlp_width": 48, "norm_eps": 1e-3}
+    options |= {"beta_slope": 3.0 if forget_gate else 1.0}
     model = random_model(DeltaProduct, tie_embeddings=forget_gate, **options)
     theirs = load(exported(model), dtype=torch.float32)
     assert type(theirs).__module__.startswith("fla.models.gated_deltaproduct")

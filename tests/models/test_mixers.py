@@ -24,7 +24,7 @@ def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
         assert not torch.allclose(mixers[0](x)[1][1], mixers[1](x)[1][1])
 
 
-@pytest.mark.parametrize("options", [{}, {"conv_size": 0, "qk_activation": "identity"}])
+@pytest.mark.parametrize("options", [{}, {"conv_size": 0, "qk_activation": "identity", "beta_slope": 3.0}])
 def test_one_reflection_is_delta_net(options):
     """The same weights, in the order of each, give the same outputs."""
     delta_net = DeltaNetMixer(Layer(16), heads=2, **options)
@@ -32,6 +32,26 @@ def test_one_reflection_is_delta_net(options):
     product.load_state_dict(delta_net.state_dict())
     x = torch.randn(2, 9, 16)
     torch.testing.assert_close(product(x)[0], delta_net(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("mixer", "options"), [(DeltaNetMixer, {}), (DeltaProductMixer, {"reflections": 2, "beta_bias": True})]
+)
+def test_a_slope_scales_what_beta_is_the_sigmoid_of(mixer, options):
+    flat = mixer(Layer(16), heads=2, conv_size=0, **options)
+    steep = mixer(Layer(16), heads=2, conv_size=0, beta_slope=4.0, **options)
+    if flat_bias := options.get("beta_bias"):
+        torch.nn.init.normal_(flat.beta_bias)
+    steep.load_state_dict(flat.state_dict())
+    rows = slice(-4 if flat_bias else -2, None)  # of the logits of beta
+    with torch.no_grad():
+        flat.in_proj.weight[rows] *= 4
+        if flat_bias:
+            flat.beta_bias *= 4
+    x = torch.randn(2, 9, 16)
+    torch.testing.assert_close(steep(x), flat(x))
+    torch.testing.assert_close(steep.advance(x), flat.advance(x))
+    torch.testing.assert_close(steep.transitions(x).matrices(), flat.transitions(x).matrices())
 
 
 def test_diagonal_transitions_reach_the_ends_of_their_range():

@@ -1,5 +1,6 @@
 """All architectures keep the same promises: decoding, causality, precision, compilation, weight decay."""
 
+import math
 from functools import partial
 
 import pytest
@@ -221,6 +222,8 @@ def test_a_tiny_gradient_trains_with_a_tinier_epsilon_of_adam(adam_eps, share):
         (DeltaNet, {"head_size": 0}, "model.head_size"),
         (DeltaNet, {"conv_size": -1}, "model.conv_size"),
         (DeltaNet, {"gate_saturation": -1.0}, "model.gate_saturation"),
+        (DeltaNet, {"beta_slope": 0.0}, "model.beta_slope"),
+        (DeltaProduct, {"beta_slope": math.inf}, "model.beta_slope"),
         (DeltaNet, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
         (DeltaProduct, {"reflections": 0}, "model.reflections"),
         (DeltaProduct, {"qk_activation": "identity"}, "model.conv_size: must be 0 with model.qk_activation identity"),
