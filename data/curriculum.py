@@ -1,10 +1,13 @@
 """A length curriculum: training begins with stages of other lengths. Also checks of lengths and evaluation sets."""
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 Lengths = tuple[int, int]  # shortest and longest
+# options of a data module that are about its evaluation sets alone
+EVALUATION_OPTIONS = frozenset({"evaluation_seed", "test_lengths", "test_samples", "validation_samples"})
 
 
 @dataclass
@@ -45,6 +48,10 @@ class Curriculum:
     def samples(self) -> int:
         """Number of samples of all stages that have an end."""
         return self._ends[-1] if self._ends else 0
+
+    def at(self, sample: int) -> Lengths:
+        """Return the lengths of a sample, given by its number."""
+        return self.lengths[bisect_right(self._ends, sample)]
 
     def parts(self, samples: range) -> list[tuple[range, Lengths]]:
         """Split samples, given by their numbers, by stage. Return the samples and the lengths of each part."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.curriculum import Curriculum, Stage, check_evaluation, check_lengths
+from data.curriculum import EVALUATION_OPTIONS, Curriculum, Stage, check_evaluation, check_lengths
 from data.resumable import IGNORE, Batch, ResumableData, score_first, share
 from data.state_tracking.documents import FAMILIES, Document, make_document, training_document
 from data.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_sha256
@@ -58,13 +58,8 @@ class StateTrackingText(ResumableData):
     """
 
     min_length = 1
-    changeable_options = ResumableData.changeable_options | {
-        "evaluation_seed",
-        "test_lengths",
-        "test_samples",
-        "tokenizer",  # the file may move; its content is compared
-        "validation_samples",
-    }
+    # the file of the tokenizer may move; its content is compared
+    changeable_options = ResumableData.changeable_options | EVALUATION_OPTIONS | {"tokenizer"}
 
     def __init__(
         self,
@@ -132,7 +127,7 @@ class StateTrackingText(ResumableData):
         tokens: list[int] = []
         labels: list[int] = []
         number = sample * DOCUMENTS_A_ROW
-        ((_, lengths),) = self.curriculum.parts(range(sample, sample + 1))
+        lengths = self.curriculum.at(sample)
         while len(tokens) <= self.context:
             documents = [training_document(self.seed, number + i, self.families, lengths) for i in range(ENCODED)]
             encoded = self.pieces.encode([document.text for document in documents])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from data.curriculum import Curriculum, Stage, check_evaluation, check_lengths
+from data.curriculum import EVALUATION_OPTIONS, Curriculum, Stage, check_evaluation, check_lengths
 from data.resumable import IGNORE, Batch, ResumableData, score_first, share
 from data.tasks.counter_random import random_integers
 
@@ -27,12 +27,7 @@ class SyntheticTask(ResumableData):
     min_length: int  # length of the shortest sequence that exists
     last_label_determines_state = False
     """Whether the last label of a training sequence is at its last token, and determines the state to keep."""
-    changeable_options = ResumableData.changeable_options | {
-        "evaluation_seed",
-        "test_lengths",
-        "test_samples",
-        "validation_samples",
-    }
+    changeable_options = ResumableData.changeable_options | EVALUATION_OPTIONS
 
     def __init__(
         self,
@@ -123,7 +118,7 @@ class SyntheticTask(ResumableData):
     def draw_steps(self, first: int, stride: int, steps: int, device: torch.device) -> Iterator[Batch]:
         """Draw `steps` batches of one stage at once, which start at samples first, first + stride, ..."""
         starts = first + stride * torch.arange(steps, device=device)
-        ((_, lengths),) = self.curriculum.parts(range(first, first + 1))
+        lengths = self.curriculum.at(first)
         index = (starts[:, None] + torch.arange(self.batch_size, device=device)).flatten()
         drawn = self._draw(index, lengths, lengths[1])
         return map(Batch, *(field.split(self.batch_size) for field in drawn))

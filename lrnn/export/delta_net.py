@@ -15,6 +15,7 @@ from torch import Tensor
 from lrnn.export.flash_linear_attention import export_to_fla
 from lrnn.export.folder import Exported
 from lrnn.models import DeltaNet
+from lrnn.models.unit_keys import steepen
 
 
 def export_delta_net(model: DeltaNet, out: str) -> Exported:
@@ -43,8 +44,7 @@ def mixer_weights(mixer: Any) -> dict[str, Tensor]:
     channels = mixer.out_proj.in_features
     for name, weight in zip("qkvb", mixer.in_proj.weight.split([channels] * 3 + [mixer.heads]), strict=True):
         weights[f"{name}_proj.weight"] = weight
-    if mixer.beta_slope != 1:
-        weights["b_proj.weight"] = mixer.beta_slope * weights["b_proj.weight"]
+    weights["b_proj.weight"] = steepen(weights["b_proj.weight"], mixer.beta_slope)
     if mixer.conv.kernel_size:
         for name, weight in zip("qkv", mixer.conv.weight.chunk(3), strict=True):
             weights[f"{name}_conv1d.weight"] = weight[:, None]

@@ -17,6 +17,7 @@ from torch import Tensor
 from lrnn.export.flash_linear_attention import export_to_fla
 from lrnn.export.folder import Exported, refuse
 from lrnn.models import DeltaProduct
+from lrnn.models.unit_keys import steepen
 
 
 def export_delta_product(model: DeltaProduct, out: str) -> Exported:
@@ -53,8 +54,7 @@ def mixer_weights(mixer: Any) -> dict[str, Tensor]:
     gates = [n * mixer.heads, *([mixer.heads] if mixer.forget_gate else [])]
     parts = mixer.in_proj.weight.split([*sizes, *gates])
     weights = {f"{name}_proj.weight": weight for name, weight in zip("qkvba", parts, strict=False)}
-    if mixer.beta_slope != 1:
-        weights["b_proj.weight"] = mixer.beta_slope * weights["b_proj.weight"]
+    weights["b_proj.weight"] = steepen(weights["b_proj.weight"], mixer.beta_slope)
     if mixer.forget_gate:
         weights |= {"A_log": mixer.A_log, "dt_bias": mixer.dt_bias}
     if mixer.conv.kernel_size:

@@ -46,7 +46,7 @@ def load_exported(folder: Path) -> LanguageModel:
 def _fill(weights: dict[str, Any], saved: dict[str, Any]) -> None:
     """Copy the saved weights into ours: those that an exporter names are views of the model's parameters.
 
-    They are copies for a model with a slope of beta, but none is made from a folder.
+    The weight of beta's logits would be a copy if beta had a slope. A model that is made from a folder has none.
     """
     if missing := weights.keys() ^ saved.keys():
         raise ValueError(f"weights that are missing or unknown: {', '.join(sorted(missing)[:3])}")

@@ -117,7 +117,7 @@ class DeltaNetMixer(Mixer):
                 qk, v = qkv.tensor_split((2 * qkv.shape[-1] // 3,), dim=-1)
                 qkv, conv_state = torch.cat([qk, F.silu(v)], -1), empty_state(x)
             heads = unit_heads(qkv, self.heads)
-        return heads, steepen(logits, self.beta_slope), conv_state
+        return heads, steepen(at_least_float32(logits), self.beta_slope), conv_state
 
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
         if self.conv.kernel_size or x.is_cuda:
@@ -128,7 +128,8 @@ class DeltaNetMixer(Mixer):
         k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(-3)
         k, v = F.silu(k) if self.qk_activation == "silu" else k, F.silu(v)
         k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
-        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(steepen(logits, self.beta_slope)), k)
+        logits = steepen(at_least_float32(logits), self.beta_slope)
+        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(logits), k)
         return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
 
     @property

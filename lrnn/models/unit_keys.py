@@ -46,8 +46,7 @@ def check_activation(qk_activation: QKActivation, conv_size: int) -> None:
 
 
 def steepen(logits: Tensor, beta_slope: float) -> Tensor:
-    """Return the logits of beta (...), times the slope, in at least float32."""
-    logits = at_least_float32(logits)
+    """Return the logits of beta (...), or the weights that they come from, times the slope; themselves if it is 1."""
     return logits if beta_slope == 1 else beta_slope * logits
 
 

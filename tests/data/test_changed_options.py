@@ -55,6 +55,13 @@ def trained(tmp_path_factory):
     return train
 
 
+def copied(options, folder):
+    """Copy the run of these options. Return the options that continue the copy."""
+    (run_dir,) = (option.partition("=")[2] for option in options if option.startswith("--run_dir="))
+    shutil.copytree(run_dir, folder)
+    return [*options, f"--run_dir={folder}"]
+
+
 @pytest.mark.parametrize(
     ("kind", "change", "message"),
     [
@@ -80,25 +87,22 @@ def test_another_task_is_refused_in_one_line(kind, change, message, trained):
 
 
 def test_options_that_leave_the_training_samples_alone_may_change(trained, tmp_path):
-    options = trained("group")
-    shutil.copytree(options[-2].partition("=")[2], tmp_path / "moved")
+    options = copied(trained("group"), tmp_path / "moved")
     changes = ["batch_size=4", "num_workers=1", "test_lengths=[9,10]", "test_samples=3", "validation_samples=3"]
     changes += ["evaluation_seed=1", "evaluation_labels=last"]
-    more = [f"--run_dir={tmp_path}/moved", "--trainer.max_steps=3", "--checkpoint_every=1", "--trainer.logger=false"]
+    more = ["--trainer.max_steps=3", "--checkpoint_every=1", "--trainer.logger=false"]
     assert fit([*options, *(f"--data.{change}" for change in changes), *more]).datamodule.samples_consumed == 2 * 2 + 4
 
 
 def test_checkpoints_without_the_options_resume(trained, tmp_path):
-    options = trained("parity")
-    shutil.copytree(options[-2].partition("=")[2], tmp_path / "old")
+    options = copied(trained("parity"), tmp_path / "old")
     path = tmp_path / "old/checkpoints/last.ckpt"
     saved = torch.load(path, weights_only=True)
     state = saved["Parity"]
     saved["Parity"] = {name: state[name] for name in ("seed", "samples_consumed", "global_step")}
     torch.save(saved, path)
     assert saved["Parity"] != state
-    more = [f"--run_dir={tmp_path}/old", "--trainer.max_steps=3"]
-    assert fit([*options, "--data.curriculum=null", *more]).trainer.global_step == 3
+    assert fit([*options, "--data.curriculum=null", "--trainer.max_steps=3"]).trainer.global_step == 3
 
 
 def test_shards_and_tokenizers_may_move_and_not_change(random_shards, tmp_path):

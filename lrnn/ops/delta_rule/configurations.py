@@ -33,7 +33,7 @@ OTHERS: dict[str, Configuration] = {
     "backward": {"BK": 32, "num_warps": 4, "num_stages": 1, "maxnreg": 255},
 }
 OTHERS_ABOVE_64: dict[str, Configuration] = {
-    "forward": {"BV": 32, "num_warps": 4, "num_stages": 2, "maxnreg": 255},
+    **OTHERS,
     "adjoint": {"BV": 16, "num_warps": 4, "num_stages": 2, "maxnreg": 255},
     "backward": {"BK": 16, "num_warps": 4, "num_stages": 1, "maxnreg": 255},
 }
