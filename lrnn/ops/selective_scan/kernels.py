@@ -202,7 +202,7 @@ def backward_kernel(
             us = _channels(u + row * D, left, D, d, d_in, GROUP, WHOLE)
             dts = _channels(dt + row * D, left, D, d, d_in, GROUP, WHOLE)
             dys = _channels(dy + row * D, left, D, d, d_in, GROUP, WHOLE)
-            hs = (tl.load(scratch + group * BD * BN).to(tl.float32),)
+            hs = (tl.load(scratch + group * BD * BN),)
             for i in tl.static_range(GROUP):
                 hs += (_step(hs[i], us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S),)
             for i in tl.static_range(GROUP - 1, -1, -1):

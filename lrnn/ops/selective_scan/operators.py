@@ -14,18 +14,14 @@ from lrnn.ops.selective_scan.kernels import adjoint_kernel, backward_kernel, for
 
 STATES = 16  # for each launch; with more states, outputs are summed over launches
 CHUNK = 64
+LONG = 256  # tokens
 # channels of a program (BD), tokens of a group, tokens that are read at once (WALK), registers of a thread: the fastest
 # of those tried on an H100, see the rows "selective scan" of results/bench
 FORWARD = {"BD": 16, "GROUP": 8}
 FORWARD_LONG = {"BD": 16, "GROUP": 16}
-LONG = 256  # tokens
 ADJOINT = {"BD": 8, "GROUP": 8}
 BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 128}
-
-
-def programs_per_processor(registers: int) -> int:
-    """Return how many programs of one warp run at once, each in one of 4 parts of 16,384 registers."""
-    return 4 * (16384 // (32 * registers))
+BACKWARD_LONG = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 96}
 
 
 @torch.library.custom_op("lrnn::selective_scan", mutates_args=())
@@ -76,20 +72,20 @@ def selective_scan_backward(
     types = u.dtype, dt.dtype, A.dtype, B.dtype, C.dtype
     (batch, T, D), N = u.shape, A.shape[1]
     BN, padded_N = _tiles(N)
-    chunks, blocks = cdiv(T, CHUNK), cdiv(D, BACKWARD["BD"])
-    processors = torch.cuda.get_device_properties(u.device).multi_processor_count if u.is_cuda else 1  # interpreted
-    programs = programs_per_processor(BACKWARD["maxnreg"]) * processors
+    options = BACKWARD_LONG if T >= LONG else BACKWARD
+    chunks, blocks = cdiv(T, CHUNK), cdiv(D, options["BD"])
+    programs = _programs_at_once(u.device, options["maxnreg"])
     dh_end = None if dh_end is None else _pad(dh_end, padded_N)
     u, dt, dy, A, B, C = u.contiguous(), dt.contiguous(), dy.contiguous(), *(_pad(x, padded_N) for x in (A, B, C))
 
-    def buffer(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return u.new_empty(shape, dtype=dtype)
+    def buffer(*shape: int) -> Tensor:
+        return u.new_empty(shape, dtype=torch.float32)
 
     du, ddt = (u.new_empty(u.shape, dtype=x if padded_N == BN else torch.float32) for x in types[:2])
     dA, dh0 = buffer(batch, chunks, D, padded_N), buffer(batch, D, padded_N)
     ends = torch.empty_like(starts) if chunks > 1 else dh_end  # a single chunk ends where the sequence does
-    dB, dC = (buffer(batch, blocks, T, padded_N, dtype=_share_dtype(u)) for _ in range(2))
-    scratch = buffer(programs, CHUNK // BACKWARD["GROUP"], BACKWARD["BD"], BN, dtype=_scratch_dtype(u))
+    dB, dC = (buffer(batch, blocks, T, padded_N) for _ in range(2))
+    scratch = buffer(programs, CHUNK // options["GROUP"], options["BD"], BN)
     sizes = {"D": D, "N": padded_N, "S": s, "BN": BN, "CHUNK": CHUNK, "num_warps": 1}
     for n0 in range(0, padded_N, BN):
         if chunks > 1:
@@ -99,10 +95,10 @@ def selective_scan_backward(
             )  # fmt: skip
         backward_kernel[(programs,)](
             u, dt, A, B, C, starts, dy, ends, du, ddt, dA, dB, dC, dh0, scratch, T, n0, batch * chunks * blocks,
-            HAS_ENDS=ends is not None, ACCUMULATE=n0 > 0, **sizes, **BACKWARD,
-            WHOLE=_whole(u, N, padded_N, BACKWARD),
+            HAS_ENDS=ends is not None, ACCUMULATE=n0 > 0, **sizes, **options,
+            WHOLE=_whole(u, N, padded_N, options),
         )  # fmt: skip
-    shares = dA.sum((0, 1)), *(x.sum(1, dtype=torch.float32) for x in (dB, dC))
+    shares = dA.sum((0, 1)), dB.sum(1), dC.sum(1)
     dA, dB, dC = (x[..., :N].to(dtype).contiguous() for x, dtype in zip(shares, types[2:], strict=True))
     return du.to(types[0]), ddt.to(types[1]), dA, dB, dC, dh0[..., :N].contiguous()
 
@@ -158,9 +154,8 @@ def _whole(u: Tensor, N: int, padded_N: int, options: dict[str, int]) -> bool:
     return padded_N == N and D % options["BD"] == 0 and T % max(CHUNK, options["GROUP"]) == 0
 
 
-def _share_dtype(u: Tensor) -> torch.dtype:
-    return torch.float32
-
-
-def _scratch_dtype(u: Tensor) -> torch.dtype:
-    return torch.float32
+def _programs_at_once(device: torch.device, registers: int) -> int:
+    """Return how many programs of one warp a GPU runs at once. A processor has 4 parts of 16,384 registers."""
+    if device.type != "cuda":  # interpreted
+        return 1
+    return 4 * (16384 // (32 * registers)) * torch.cuda.get_device_properties(device).multi_processor_count
