@@ -1,5 +1,6 @@
 """Turn a function into a command, such as python -m lrnn.table."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +28,11 @@ def command(
     try:
         check(sys.argv[1:])
         auto_cli(function, as_positional=False, exit_on_error=False, prog=f"python -m {name}")
+        sys.stdout.flush()
     except ArgumentError as error:
         sys.exit(f"error: {one_line(str(error))}")
     except (ConfigError, DataError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except BrokenPipeError:  # the reader has enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python still writes what it has buffered
+        sys.exit(1)
