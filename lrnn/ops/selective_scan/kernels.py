@@ -35,6 +35,15 @@ def _channels(x, left, D: tl.constexpr, d, d_in, GROUP: tl.constexpr, WHOLE: tl.
 
 
 @triton.jit
+def _products(xs, ys):
+    """Multiply the tokens of two tuples."""
+    products = ()
+    for i in tl.static_range(len(xs)):
+        products += (xs[i] * ys[i],)
+    return products
+
+
+@triton.jit
 def _vector(x, i, left, N: tl.constexpr, n, WHOLE: tl.constexpr):
     """Load token i of x (T, N): BN states; zeros where no token is left."""
     return tl.load(x + i * N + n, WHOLE | ((n < N) & (i < left)), 0.0)
@@ -50,9 +59,9 @@ def _decay(dt, A2, S: tl.constexpr):
 
 
 @triton.jit
-def _step(h, u, dt, A2, B, S: tl.constexpr):
-    """Return the state (BD, BN) after a token, a h + dt u B; u and dt are (BD,), B (BN,)."""
-    rest = (dt * u)[:, None] * B[None, :]
+def _step(h, x, dt, A2, B, S: tl.constexpr):
+    """Return the state (BD, BN) after a token, a h + x B; x = dt u and dt are (BD,), B (BN,)."""
+    rest = x[:, None] * B[None, :]
     if S == 2:  # a = decay - 1; as many instructions as for s = 1
         rest -= h
     return _decay(dt, A2, S) * h + rest
@@ -88,7 +97,8 @@ def forward_kernel(
     h = tl.zeros((BD, BN), tl.float32)
     if HAS_H0:
         h = tl.load(h0 + b * D * N + tile, tile_in, 0.0)
-    us, dts = _channels(u, T, D, d, d_in, GROUP, False), _channels(dt, T, D, d, d_in, GROUP, False)
+    dts = _channels(dt, T, D, d, d_in, GROUP, False)
+    xs = _products(dts, _channels(u, T, D, d, d_in, GROUP, False))
     for t in range(0, T, GROUP):
         if KEEP_STARTS:  # noqa: SIM102  decided when compiling; the inner condition is decided on the GPU
             if t % CHUNK == 0:
@@ -97,12 +107,13 @@ def forward_kernel(
         left = T - t
         u += GROUP * D
         dt += GROUP * D
-        # the loads of the next group run while this group is computed
-        us_next = _channels(u, left - GROUP, D, d, d_in, GROUP, False)
+        # The loads of the next group run while this group is computed. The products use them in the same turn of the
+        # loop, without which the compiler loads late.
         dts_next = _channels(dt, left - GROUP, D, d, d_in, GROUP, False)
+        xs_next = _products(dts_next, _channels(u, left - GROUP, D, d, d_in, GROUP, False))
         ys = ()
         for i in tl.static_range(GROUP):
-            h = _step(h, us[i], dts[i], A2, _vector(B, i, left, N, n, WHOLE), S)
+            h = _step(h, xs[i], dts[i], A2, _vector(B, i, left, N, n, WHOLE), S)
             ys += (tl.sum(_vector(C, i, left, N, n, WHOLE)[None, :] * h, 1),)
         for i in tl.static_range(GROUP):
             inside, total = WHOLE | (d_in & (i < left)), ys[i]
@@ -112,8 +123,23 @@ def forward_kernel(
         y += GROUP * D
         B += GROUP * N
         C += GROUP * N
-        us, dts = us_next, dts_next
+        xs, dts = xs_next, dts_next
     tl.store(h_end + b * D * N + tile, h, tile_in)
+
+
+@triton.jit
+def _decays_and_terms(
+    dt, dy, C, A2, t, T, D: tl.constexpr, N: tl.constexpr, d, d_in, n, S: tl.constexpr, GROUP: tl.constexpr,
+    WHOLE: tl.constexpr,
+):  # fmt: skip
+    """Return s exp(dt A) and C dy, (BD, BN) each, of GROUP tokens from t."""
+    dts = _channels(dt + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    decays, terms = (), ()
+    for i in tl.static_range(GROUP):
+        decays += (_decay(dts[i], A2, S),)
+        terms += (_vector(C + t * N, i, T - t, N, n, WHOLE)[None, :] * dys[i][:, None],)
+    return decays, terms
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -138,21 +164,19 @@ def adjoint_kernel(
         g = tl.load(dh_end + b * D * N + tile, tile_in, 0.0)
     tl.store(ends + tile, g, tile_in)
     t = (groups - 1) * GROUP
-    dts = _channels(dt + t * D, T - t, D, d, d_in, GROUP, WHOLE)
-    dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    decays, terms = _decays_and_terms(dt, dy, C, A2, t, T, D, N, d, d_in, n, S, GROUP, WHOLE)
     for _ in range(0, groups):
-        # the loads of the group before this one run while this group is computed
+        # the group before this one is loaded, and what does not depend on g is computed, while this group is computed
         before = tl.maximum(t - GROUP, 0)
-        dts_before = _channels(dt + before * D, T - before, D, d, d_in, GROUP, WHOLE)
-        dys_before = _channels(dy + before * D, T - before, D, d, d_in, GROUP, WHOLE)
+        decays_before, terms_before = _decays_and_terms(dt, dy, C, A2, before, T, D, N, d, d_in, n, S, GROUP, WHOLE)
         for i in tl.static_range(GROUP - 1, -1, -1):
-            g += _vector(C + t * N, i, T - t, N, n, WHOLE)[None, :] * dys[i][:, None]
-            g = _step_back(_decay(dts[i], A2, S) * g, g, S)
+            g += terms[i]
+            g = _step_back(decays[i] * g, g, S)
         if (t % CHUNK == 0) & (t > 0):
             ends -= D * N
             tl.store(ends + tile, g, tile_in)
         t -= GROUP
-        dts, dys = dts_before, dys_before
+        decays, terms = decays_before, terms_before
 
 
 @triton.jit(do_not_specialize=["T", "items"])
@@ -190,10 +214,13 @@ def backward_kernel(
             row, left = token + walked, left_in_chunk - walked
             us = _channels(u + row * D, left, D, d, d_in, WALK, WHOLE)
             dts = _channels(dt + row * D, left, D, d, d_in, WALK, WHOLE)
+            dys = _channels(dy + row * D, left, D, d, d_in, WALK, WHOLE)
             for i in tl.static_range(WALK):
                 if i % GROUP == 0:
                     tl.store(scratch + (walked + i) // GROUP * BD * BN, h)
-                h = _step(h, us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S)
+                h = _step(h, dts[i] * us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S)
+                column, column_in = (share + walked + i) * N + n, WHOLE | ((n < N) & (i < left))
+                tl.store(dC + column, tl.sum(h * dys[i][:, None], 0), column_in)
         tl.debug_barrier()
         dA_sum = tl.zeros((BD, BN), tl.float32)
         groups = tl.cdiv(left_in_chunk, GROUP)
@@ -203,12 +230,11 @@ def backward_kernel(
             dts = _channels(dt + row * D, left, D, d, d_in, GROUP, WHOLE)
             dys = _channels(dy + row * D, left, D, d, d_in, GROUP, WHOLE)
             hs = (tl.load(scratch + group * BD * BN),)
-            for i in tl.static_range(GROUP):
-                hs += (_step(hs[i], us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S),)
+            for i in tl.static_range(GROUP - 1):
+                hs += (_step(hs[i], dts[i] * us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S),)
             for i in tl.static_range(GROUP - 1, -1, -1):
                 g += _vector(C + row * N, i, left, N, n, WHOLE)[None, :] * dys[i][:, None]
                 column, column_in = (share + group * GROUP + i) * N + n, WHOLE | ((n < N) & (i < left))
-                tl.store(dC + column, tl.sum(hs[i + 1] * dys[i][:, None], 0), column_in)
                 tl.store(dB + column, tl.sum(g * (dts[i] * us[i])[:, None], 0), column_in)
                 dx = tl.sum(g * _vector(B + row * N, i, left, N, n, WHOLE)[None, :], 1)
                 ag = _decay(dts[i], A2, S) * g
