@@ -22,7 +22,7 @@ def rows() -> Iterator[Row]:
     yield _row(f"delta rule, {B} x {T}, {H} heads of {K}", delta_rule, tensors)
     for D, N in ((256, 16), (64, 4)):
         u, dt, A = torch.randn(B, T, D), F.softplus(torch.randn(B, T, D)), -4 * torch.rand(D, N)
-        tensors = [x.requires_grad_() for x in (u, dt, A, torch.randn(B, T, N), torch.randn(B, T, N))]
+        tensors = [x.requires_grad_() for x in (u, dt, A, torch.randn(B, T, N), torch.randn(B, T, N), torch.ones(D))]
         op = partial(selective_scan, eigenvalue_range=(-1, 1))
         yield _row(f"selective scan, {B} x {T}, {D} channels of {N} states", op, tensors)
     yield from evaluation.cpu_rows()

@@ -2,7 +2,7 @@
 
     u, z     = W_in x                     u = SiLU(conv(u))
     r, B, C  = W_x u                      dt = softplus(W_dt r + b_dt)
-    y        = W_out ((selective_scan(u, dt, A, B, C) + D u) * SiLU(z))        A = -exp(A_log)
+    y        = W_out (selective_scan(u, dt, A, B, C, D) * SiLU(z))        A = -exp(A_log)
 
 With eigenvalue range (-1, 1) the transition becomes 2 exp(dt A) - 1; the input term stays as it is
 (paper, Figure 11).
@@ -84,8 +84,8 @@ class MambaMixer(Mixer):
         A = -torch.exp(at_least_float32(self.A_log))
         if terms is not None:
             terms["gate_saturation"] = saturation_of_decay(dt, A, self.gate_saturation)
-        y, h = selective_scan(u, dt, A, B, C, self.eigenvalue_range, h, form=self.form)
-        return self.out_proj((y + self.D * u) * F.silu(z)), (conv_state, h)
+        y, h = selective_scan(u, dt, A, B, C, self.D, self.eigenvalue_range, h, form=self.form)
+        return self.out_proj(y * F.silu(z)), (conv_state, h)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
         """Return the transitions a of T tokens, a group for each number of h, from the arguments of `forward`."""

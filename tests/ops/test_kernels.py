@@ -90,13 +90,13 @@ def test_swiglu(T, D):
 def test_selective_scan(T, D, N, is_long, s, monkeypatch):
     monkeypatch.setattr(selective_scan_operators, "LONG", T if is_long else T + 1)
     u, dt, A = torch.randn(1, T, D), F.softplus(torch.randn(1, T, D)), -4 * torch.rand(D, N)
-    tensors = u, dt, A, torch.randn(1, T, N), torch.randn(1, T, N), torch.randn(1, D, N)
+    tensors = u, dt, A, torch.randn(1, T, N), torch.randn(1, T, N), torch.randn(D), torch.randn(1, D, N)
 
-    def kernels(u, dt, A, B, C, h):
-        return selective_scan_op(u, dt, A, B, C, h, s, True)[:2]
+    def kernels(u, dt, A, B, C, skip, h):
+        return selective_scan_op(u, dt, A, B, C, skip, h, s, True)[:2]
 
-    def specification(u, dt, A, B, C, h):
-        return selective_scan(u, dt, A, B, C, (1 - s, 1), h, form="recurrent")
+    def specification(u, dt, A, B, C, skip, h):
+        return selective_scan(u, dt, A, B, C, skip, (1 - s, 1), h, form="recurrent")
 
     compare(kernels, specification, tensors)
 

@@ -159,12 +159,12 @@ def test_selective_scan(T, D, N, eigenvalue_range, dtype):
     dt = -torch.log(torch.rand(B, T, D))  # exp(dt A) is uniform on (0, 1) where A = -1
     A = -torch.exp(torch.randn(D, N))
     u, dt, B_, C = (x.to(dtype) for x in (u, dt, B_, C))
-    tensors = u, dt, A, B_, C, torch.randn(B, D, N)
+    tensors = u, dt, A, B_, C, torch.randn(D), torch.randn(B, D, N)
 
-    def op(u, dt, A, B, C, h, form):
-        return selective_scan(u, dt, A, B, C, eigenvalue_range, h, form=form)
+    def op(u, dt, A, B, C, skip, h, form):
+        return selective_scan(u, dt, A, B, C, skip, eigenvalue_range, h, form=form)
 
-    compare(op, tensors, ("y", "h", "du", "ddt", "dA", "dB", "dC", "dh0"), TOLERANCE[dtype])
+    compare(op, tensors, ("y", "h", "du", "ddt", "dA", "dB", "dC", "dskip", "dh0"), TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -234,7 +234,7 @@ def test_a_million_tokens_stay_finite():
     assert torch.isfinite(o).all() and torch.isfinite(S).all()
     u, B, C = (torch.randn(1, T, n, device="cuda", dtype=torch.bfloat16) for n in (32, 4, 4))
     dt, A = torch.full_like(u, 1e-9).float(), -torch.ones(32, 4, device="cuda")
-    y, h = selective_scan(u, dt, A, B, C, (-1, 1))
+    y, h = selective_scan(u, dt, A, B, C, torch.ones(32, device="cuda"), (-1, 1))
     assert torch.isfinite(y).all() and torch.isfinite(h).all()
 
 

@@ -68,12 +68,12 @@ def selective_scan_inputs(T, batch=2, D=6, N=4):
     dt = F.softplus(3 * randn(batch, T, D))
     dt[:, ::5], dt[:, 1::7] = 1000, 0
     A = -4 * torch.rand(D, N, dtype=torch.float64) - 0.1
-    return [randn(batch, T, D), dt, randn(batch, T, N), randn(batch, T, N)], [A], [randn(batch, D, N)]
+    return [randn(batch, T, D), dt, randn(batch, T, N), randn(batch, T, N)], [A, randn(D)], [randn(batch, D, N)]
 
 
 def run_selective_scan(tokens, weights, state, span, **options):
-    u, dt, B, C = tokens
-    y, h = selective_scan(u, dt, *weights, B, C, span, *state, **options)
+    (u, dt, B, C), (A, skip) = tokens, weights
+    y, h = selective_scan(u, dt, A, B, C, skip, span, *state, **options)
     return y, [h]
 
 

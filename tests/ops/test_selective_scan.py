@@ -12,8 +12,9 @@ def test_specification_against_a_scalar_loop(eigenvalue_range):
     T, D, N = 9, 2, 3
     u, B, C, h = (torch.randn(1, *shape, dtype=torch.float64) for shape in ((T, D), (T, N), (T, N), (D, N)))
     dt, A = F.softplus(torch.randn(1, T, D, dtype=torch.float64)), -4 * torch.rand(D, N, dtype=torch.float64)
+    skip = torch.randn(D, dtype=torch.float64)
     dt[:, 3], dt[:, 6] = 1000, 0  # exp(dt A) is 0, and 1
-    y, _ = selective_scan(u, dt, A, B, C, eigenvalue_range, h, form="recurrent")
+    y, _ = selective_scan(u, dt, A, B, C, skip, eigenvalue_range, h, form="recurrent")
     low, high = eigenvalue_range
     for d in range(D):
         state = h[0, d].tolist()
@@ -21,7 +22,8 @@ def test_specification_against_a_scalar_loop(eigenvalue_range):
             for n in range(N):
                 gate = torch.exp(dt[0, t, d] * A[d, n]).item()
                 state[n] = (low + (high - low) * gate) * state[n] + (dt[0, t, d] * B[0, t, n] * u[0, t, d]).item()
-            assert y[0, t, d].item() == pytest.approx(sum(C[0, t, n].item() * state[n] for n in range(N)), rel=1e-9)
+            expected = sum(C[0, t, n].item() * state[n] for n in range(N)) + (skip[d] * u[0, t, d]).item()
+            assert y[0, t, d].item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("eigenvalue_range", [(0.0, 2.0), (-1, 0), (1, -1), (-2, 2), (0,), (0, 1, 2)])

@@ -12,7 +12,7 @@ from lrnn.ops import delta_rule, delta_rule_state, selective_scan, softplus
 def test_selective_scan(eigenvalue_range, batch, T, D, N):
     u, z, B, C, h = (torch.randn(batch, *shape) for shape in ((T, D), (T, D), (T, N), (T, N), (D, N)))
     dt, A = F.softplus(100 * z), -torch.rand(D, N) - 0.5  # transitions at both ends of their range
-    given = u, dt, A, B, C, eigenvalue_range, h
+    given = u, dt, A, B, C, torch.randn(D), eigenvalue_range, h
     y, last = selective_scan(*(x.double() if isinstance(x, torch.Tensor) else x for x in given), form="recurrent")
     with torch.no_grad():
         ours, our_last = selective_scan(*given, form="chunked")

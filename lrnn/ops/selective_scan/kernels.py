@@ -6,11 +6,12 @@ tokens at a time. No tensor of size (batch, T, D, N) is stored.
     forward    computes y, and for the gradient the states at the starts of chunks of CHUNK tokens.
     adjoint    runs back from the end and computes the gradient g of the state at the end of each chunk:
                    g_{t-1} = a_t (g_t + C_t dy_t)
-    backward   runs for all chunks at once. It recomputes the states of a chunk from its start, WALK tokens at a time,
-               and stores those at the starts of its groups in a scratch buffer for each program. Then it takes the
-               groups from the end, with the states of a group in registers; g_t now includes C_t dy_t:
-                   dC_t = sum_d h_t dy_t      dB_t = sum_d g_t dt_t u_t      d(dt_t u_t) = sum_n g_t B_t
-                   d(dt_t A) = g_t h_{t-1} s exp(dt_t A)
+    backward   runs for all chunks at once. It recomputes the states of a chunk from its start, WALK tokens at a time.
+               It stores those at the starts of groups in a scratch buffer for each program, and computes
+                   dC_t = sum_d h_t dy_t
+               Then it takes the groups from the end, with the states of a group in registers; g_t now includes
+               C_t dy_t:
+                   dB_t = sum_d g_t dt_t u_t      d(dt_t u_t) = sum_n g_t B_t      d(dt_t A) = g_t h_{t-1} s exp(dt_t A)
 
 A transition may be 0 or negative, so the kernels recompute a state rather than divide by a transition. Tokens past the
 end read as dt = 0, which does not change a state. N is padded to whole launches of BN. In memory the states of a
@@ -35,6 +36,15 @@ def _channels(x, left, D: tl.constexpr, d, d_in, GROUP: tl.constexpr, WHOLE: tl.
 
 
 @triton.jit
+def _products(xs, ys):
+    """Multiply the tokens of two tuples."""
+    products = ()
+    for i in tl.static_range(len(xs)):
+        products += (xs[i] * ys[i],)
+    return products
+
+
+@triton.jit
 def _vector(x, i, left, N: tl.constexpr, n, WHOLE: tl.constexpr):
     """Load token i of x (T, N): BN states; zeros where no token is left."""
     return tl.load(x + i * N + n, WHOLE | ((n < N) & (i < left)), 0.0)
@@ -50,9 +60,9 @@ def _decay(dt, A2, S: tl.constexpr):
 
 
 @triton.jit
-def _step(h, u, dt, A2, B, S: tl.constexpr):
-    """Return the state (BD, BN) after a token, a h + dt u B; u and dt are (BD,), B (BN,)."""
-    rest = (dt * u)[:, None] * B[None, :]
+def _step(h, x, dt, A2, B, S: tl.constexpr):
+    """Return the state (BD, BN) after a token, a h + x B; x = dt u and dt are (BD,), B (BN,)."""
+    rest = x[:, None] * B[None, :]
     if S == 2:  # a = decay - 1; as many instructions as for s = 1
         rest -= h
     return _decay(dt, A2, S) * h + rest
@@ -66,13 +76,14 @@ def _step_back(ag, g, S: tl.constexpr):
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    u, dt, A, B, C, h0, y, starts, h_end, T, n0, D: tl.constexpr, N: tl.constexpr,
+    u, dt, A, B, C, skip, h0, y, starts, h_end, T, n0, D: tl.constexpr, N: tl.constexpr,
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     HAS_H0: tl.constexpr, KEEP_STARTS: tl.constexpr, ACCUMULATE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Shapes: u, dt, y (batch, T, D); A (D, N); B, C (batch, T, N); h0, h_end (batch, D, N).
+    """Shapes: u, dt, y (batch, T, D); A (D, N); B, C (batch, T, N); skip (D,); h0, h_end (batch, D, N).
 
-    starts is (batch, chunks, D, N). With ACCUMULATE this launch, of states n0 to n0 + BN, adds to y of earlier ones.
+    starts is (batch, chunks, D, N). With ACCUMULATE this launch, of states n0 to n0 + BN, adds to y of earlier ones;
+    the first one adds skip u.
     """
     b, n = tl.program_id(1).to(tl.int64), n0 + tl.arange(0, BN)
     d = tl.program_id(0) * BD + tl.arange(0, BD)
@@ -85,35 +96,55 @@ def forward_kernel(
     C += b * T * N
     starts += b * tl.cdiv(T, CHUNK) * D * N
     A2 = tl.load(A + tile, tile_in, 0.0) * LOG2E
+    skips = tl.load(skip + d, d_in, 0.0)
     h = tl.zeros((BD, BN), tl.float32)
     if HAS_H0:
         h = tl.load(h0 + b * D * N + tile, tile_in, 0.0)
-    us, dts = _channels(u, T, D, d, d_in, GROUP, False), _channels(dt, T, D, d, d_in, GROUP, False)
+    dts = _channels(dt, T, D, d, d_in, GROUP, False)
+    xs = _products(dts, _channels(u, T, D, d, d_in, GROUP, False))
     for t in range(0, T, GROUP):
         if KEEP_STARTS:  # noqa: SIM102  decided when compiling; the inner condition is decided on the GPU
             if t % CHUNK == 0:
                 tl.store(starts + tile, h, tile_in)
                 starts += D * N
         left = T - t
-        u += GROUP * D
-        dt += GROUP * D
-        # the loads of the next group run while this group is computed
-        us_next = _channels(u, left - GROUP, D, d, d_in, GROUP, False)
-        dts_next = _channels(dt, left - GROUP, D, d, d_in, GROUP, False)
+        # The loads of the next group run while this group is computed. The products use them in the same turn of the
+        # loop, without which the compiler loads late.
+        dts_next = _channels(dt + GROUP * D, left - GROUP, D, d, d_in, GROUP, False)
+        xs_next = _products(dts_next, _channels(u + GROUP * D, left - GROUP, D, d, d_in, GROUP, False))
         ys = ()
         for i in tl.static_range(GROUP):
-            h = _step(h, us[i], dts[i], A2, _vector(B, i, left, N, n, WHOLE), S)
+            h = _step(h, xs[i], dts[i], A2, _vector(B, i, left, N, n, WHOLE), S)
             ys += (tl.sum(_vector(C, i, left, N, n, WHOLE)[None, :] * h, 1),)
         for i in tl.static_range(GROUP):
             inside, total = WHOLE | (d_in & (i < left)), ys[i]
             if ACCUMULATE:
                 total += tl.load(y + i * D + d, inside, 0.0)
+            else:
+                total += skips * tl.load(u + i * D + d, inside, 0.0).to(tl.float32)
             tl.store(y + i * D + d, total, inside)
+        u += GROUP * D
+        dt += GROUP * D
         y += GROUP * D
         B += GROUP * N
         C += GROUP * N
-        us, dts = us_next, dts_next
+        xs, dts = xs_next, dts_next
     tl.store(h_end + b * D * N + tile, h, tile_in)
+
+
+@triton.jit
+def _decays_and_terms(
+    dt, dy, C, A2, t, T, D: tl.constexpr, N: tl.constexpr, d, d_in, n, S: tl.constexpr, GROUP: tl.constexpr,
+    WHOLE: tl.constexpr,
+):  # fmt: skip
+    """Return s exp(dt A) and C dy, (BD, BN) each, of GROUP tokens from t."""
+    dts = _channels(dt + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    decays, terms = (), ()
+    for i in tl.static_range(GROUP):
+        decays += (_decay(dts[i], A2, S),)
+        terms += (_vector(C + t * N, i, T - t, N, n, WHOLE)[None, :] * dys[i][:, None],)
+    return decays, terms
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -138,34 +169,32 @@ def adjoint_kernel(
         g = tl.load(dh_end + b * D * N + tile, tile_in, 0.0)
     tl.store(ends + tile, g, tile_in)
     t = (groups - 1) * GROUP
-    dts = _channels(dt + t * D, T - t, D, d, d_in, GROUP, WHOLE)
-    dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    decays, terms = _decays_and_terms(dt, dy, C, A2, t, T, D, N, d, d_in, n, S, GROUP, WHOLE)
     for _ in range(0, groups):
-        # the loads of the group before this one run while this group is computed
+        # the group before this one is loaded, and what does not depend on g is computed, while this group is computed
         before = tl.maximum(t - GROUP, 0)
-        dts_before = _channels(dt + before * D, T - before, D, d, d_in, GROUP, WHOLE)
-        dys_before = _channels(dy + before * D, T - before, D, d, d_in, GROUP, WHOLE)
+        decays_before, terms_before = _decays_and_terms(dt, dy, C, A2, before, T, D, N, d, d_in, n, S, GROUP, WHOLE)
         for i in tl.static_range(GROUP - 1, -1, -1):
-            g += _vector(C + t * N, i, T - t, N, n, WHOLE)[None, :] * dys[i][:, None]
-            g = _step_back(_decay(dts[i], A2, S) * g, g, S)
+            g += terms[i]
+            g = _step_back(decays[i] * g, g, S)
         if (t % CHUNK == 0) & (t > 0):
             ends -= D * N
             tl.store(ends + tile, g, tile_in)
         t -= GROUP
-        dts, dys = dts_before, dys_before
+        decays, terms = decays_before, terms_before
 
 
 @triton.jit(do_not_specialize=["T", "items"])
 def backward_kernel(
-    u, dt, A, B, C, starts, dy, ends, du, ddt, dA, dB, dC, dh0, scratch, T, n0, items,
+    u, dt, A, B, C, skip, starts, dy, ends, du, ddt, dA, dB, dC, dskip, dh0, scratch, T, n0, items,
     D: tl.constexpr, N: tl.constexpr,
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     WALK: tl.constexpr, HAS_ENDS: tl.constexpr, ACCUMULATE: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    """Shapes: as above; dA (batch, chunks, D, N), dB and dC (batch, blocks of channels, T, N).
+    """Shapes: as above; dA (batch, chunks, D, N), dskip (batch, chunks, D), scratch (programs, groups, BD, BN).
 
-    dA, dB and dC hold shares, which the caller sums. An item of work is a chunk of a sequence and a block of channels.
-    scratch is (programs, groups, BD, BN).
+    dB and dC are (batch, blocks of channels, T, N). They, dA and dskip hold shares, which the caller sums. An item of
+    work is a chunk of a sequence and a block of channels.
     """
     blocks: tl.constexpr = tl.cdiv(D, BD)
     chunks = tl.cdiv(T, CHUNK)
@@ -190,12 +219,16 @@ def backward_kernel(
             row, left = token + walked, left_in_chunk - walked
             us = _channels(u + row * D, left, D, d, d_in, WALK, WHOLE)
             dts = _channels(dt + row * D, left, D, d, d_in, WALK, WHOLE)
+            dys = _channels(dy + row * D, left, D, d, d_in, WALK, WHOLE)
             for i in tl.static_range(WALK):
                 if i % GROUP == 0:
                     tl.store(scratch + (walked + i) // GROUP * BD * BN, h)
-                h = _step(h, us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S)
+                h = _step(h, dts[i] * us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S)
+                column, column_in = (share + walked + i) * N + n, WHOLE | ((n < N) & (i < left))
+                tl.store(dC + column, tl.sum(h * dys[i][:, None], 0), column_in)
         tl.debug_barrier()
-        dA_sum = tl.zeros((BD, BN), tl.float32)
+        skips = tl.load(skip + d, d_in, 0.0)
+        dA_sum, dskip_sum = tl.zeros((BD, BN), tl.float32), tl.zeros((BD,), tl.float32)
         groups = tl.cdiv(left_in_chunk, GROUP)
         for group in range(groups - 1, -1, -1):
             row, left = token + group * GROUP, left_in_chunk - group * GROUP
@@ -203,12 +236,11 @@ def backward_kernel(
             dts = _channels(dt + row * D, left, D, d, d_in, GROUP, WHOLE)
             dys = _channels(dy + row * D, left, D, d, d_in, GROUP, WHOLE)
             hs = (tl.load(scratch + group * BD * BN),)
-            for i in tl.static_range(GROUP):
-                hs += (_step(hs[i], us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S),)
+            for i in tl.static_range(GROUP - 1):
+                hs += (_step(hs[i], dts[i] * us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S),)
             for i in tl.static_range(GROUP - 1, -1, -1):
                 g += _vector(C + row * N, i, left, N, n, WHOLE)[None, :] * dys[i][:, None]
                 column, column_in = (share + group * GROUP + i) * N + n, WHOLE | ((n < N) & (i < left))
-                tl.store(dC + column, tl.sum(hs[i + 1] * dys[i][:, None], 0), column_in)
                 tl.store(dB + column, tl.sum(g * (dts[i] * us[i])[:, None], 0), column_in)
                 dx = tl.sum(g * _vector(B + row * N, i, left, N, n, WHOLE)[None, :], 1)
                 ag = _decay(dts[i], A2, S) * g
@@ -221,8 +253,13 @@ def backward_kernel(
                 if ACCUMULATE:
                     du_i += tl.load(du + offset, inside, 0.0)
                     ddt_i += tl.load(ddt + offset, inside, 0.0)
+                else:
+                    du_i += skips * dys[i]
+                    dskip_sum += dys[i] * us[i]
                 tl.store(du + offset, du_i, inside)
                 tl.store(ddt + offset, ddt_i, inside)
         tl.store(dA + state + tile, dA_sum, tile_in)
+        if not ACCUMULATE:
+            tl.store(dskip + (b * chunks + chunk) * D + d, dskip_sum, d_in)
         if chunk == 0:
             tl.store(dh0 + b * D * N + tile, g, tile_in)

@@ -1,10 +1,11 @@
 """The selective scan: a diagonal linear RNN, the state of Mamba.
 
-    h_t = a_t * h_{t-1} + dt_t * B_t * u_t        a_t = s * exp(dt_t * A) - (s - 1)        y_t = C_t . h_t
+    h_t = a_t * h_{t-1} + dt_t * B_t * u_t        a_t = s * exp(dt_t * A) - (s - 1)        y_t = C_t . h_t + skip * u_t
 
-Glossary: D channels, each with N states and its own decay rates A < 0, (D, N). The step sizes dt > 0, (D,), and the
-input and output vectors B, C, (N,), depend on the token. s = 1 is Mamba's own transition with eigenvalues in (0, 1);
-s = 2 stretches it to (-1, 1). The input term is the same in both ranges (Grazzi et al. 2025, Table 1 and Figure 11).
+Glossary: D channels, each with N states and its own decay rates A < 0, (D, N), and a weight `skip` of its input in the
+output. The step sizes dt > 0, (D,), and the input and output vectors B, C, (N,), depend on the token. s = 1 is Mamba's
+own transition with eigenvalues in (0, 1); s = 2 stretches it to (-1, 1). The input term is the same in both ranges
+(Grazzi et al. 2025, Table 1 and Figure 11).
 
 Forms of the same function (lrnn/ops/common/form.py):
 - `recurrent` (recurrent.py) is the specification, differentiated by autograd;
@@ -31,6 +32,7 @@ def selective_scan(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    skip: Tensor,
     eigenvalue_range: Sequence[float],
     initial_state: Tensor | None = None,
     *,
@@ -43,6 +45,7 @@ def selective_scan(
         u, dt: inputs and step sizes, (batch, T, D).
         A: decay rates, negative, (D, N).
         B, C: input and output vectors, (batch, T, N).
+        skip: weights of the inputs in the outputs, (D,).
         eigenvalue_range: (0, 1) or (-1, 1).
         initial_state: (batch, D, N); zeros when absent.
         form: `auto`, `recurrent`, `chunked` or `triton`.
@@ -58,24 +61,25 @@ def selective_scan(
     """
     s = range_scale(eigenvalue_range)
     (batch, T, D), N = u.shape, A.shape[-1]
-    if dt.shape != u.shape or A.shape != (D, N) or B.shape != (batch, T, N) or C.shape != B.shape:
+    fits = dt.shape == u.shape and A.shape == (D, N) and B.shape == (batch, T, N) == C.shape and skip.shape == (D,)
+    if not fits:
         raise ValueError(
-            "selective_scan: u and dt must be (batch, T, D), A (D, N), B and C (batch, T, N); "
-            f"got {', '.join(str(tuple(x.shape)) for x in (u, dt, A, B, C))}"
+            "selective_scan: u and dt must be (batch, T, D), A (D, N), B and C (batch, T, N), skip (D,); "
+            f"got {', '.join(str(tuple(x.shape)) for x in (u, dt, A, B, C, skip))}"
         )
     if initial_state is not None and initial_state.shape != (batch, D, N):
         raise ValueError(f"selective_scan: initial_state must be {(batch, D, N)}, got {tuple(initial_state.shape)}")
     if T == 0:
         raise ValueError("selective_scan: the sequence must hold at least one token")
-    tensors = [x for x in (u, dt, A, B, C, initial_state) if x is not None]
+    tensors = [x for x in (u, dt, A, B, C, skip, initial_state) if x is not None]
     chosen = choose_form("selective_scan", form, tensors, kernel=KERNEL)
     if chosen == "triton":
         from lrnn.ops.selective_scan.operators import selective_scan_op
 
-        return selective_scan_op(u, dt, A, B, C, initial_state, s, torch.is_grad_enabled())[:2]
-    dtype = torch.promote_types(u.dtype, torch.float32)
+        return selective_scan_op(u, dt, A, B, C, skip, initial_state, s, torch.is_grad_enabled())[:2]
+    dtype, out_dtype = torch.promote_types(u.dtype, torch.float32), u.dtype
+    skipped = u.to(dtype) * skip.to(dtype)
     # time first, and D last so that the innermost loops are long: u, dt (T, batch, D), A (N, D), B, C (T, batch, N)
-    out_dtype = u.dtype
     u, dt, A, B, C = (x.to(dtype).transpose(0, 1).contiguous() for x in (u, dt, A, B, C))
     if initial_state is None:
         initial_state = u.new_zeros(batch, D, N)
@@ -89,4 +93,4 @@ def selective_scan(
             if chunk_size is None:
                 chunk_size = default_chunk_size(batch, D, N, u.is_cuda)
             y, h = Chunked.apply(u, dt, A, B, C, h, s, chunk_size)
-    return y.transpose(0, 1).to(out_dtype), h.mT
+    return (y.transpose(0, 1) + skipped).to(out_dtype), h.mT

@@ -26,7 +26,15 @@ BACKWARD_LONG = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 96}
 
 @torch.library.custom_op("lrnn::selective_scan", mutates_args=())
 def selective_scan_op(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, s: int, keep_starts: bool
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor,
+    h0: Tensor | None,
+    s: int,
+    keep_starts: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y (batch, T, D), the final state (batch, D, N) and the chunk starts (batch, chunks, D, N)."""
     (batch, T, D), N = u.shape, A.shape[1]
@@ -39,7 +47,7 @@ def selective_scan_op(
     options = FORWARD_LONG if T >= LONG else FORWARD
     for n0 in range(0, padded_N, BN):
         forward_kernel[(cdiv(D, options["BD"]), batch)](
-            u, dt, A, B, C, h0, y, starts, h_end, T, n0, D=D, N=padded_N, S=s, BN=BN, CHUNK=CHUNK, **options,
+            u, dt, A, B, C, skip, h0, y, starts, h_end, T, n0, D=D, N=padded_N, S=s, BN=BN, CHUNK=CHUNK, **options,
             HAS_H0=h0 is not None, KEEP_STARTS=keep_starts, ACCUMULATE=n0 > 0, num_warps=1,
             WHOLE=_whole(u, N, padded_N, options),
         )  # fmt: skip
@@ -48,7 +56,15 @@ def selective_scan_op(
 
 @selective_scan_op.register_fake
 def _(
-    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h0: Tensor | None, s: int, keep_starts: bool
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    skip: Tensor,
+    h0: Tensor | None,
+    s: int,
+    keep_starts: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     (batch, T, D), N = u.shape, A.shape[1]
     chunks = cdiv(T, CHUNK) if keep_starts else 0
@@ -63,17 +79,19 @@ def selective_scan_backward(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    skip: Tensor,
     starts: Tensor,
     dy: Tensor,
     dh_end: Tensor | None,
     s: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of u, dt, A, B, C and the initial state."""
-    types = u.dtype, dt.dtype, A.dtype, B.dtype, C.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of u, dt, A, B, C, skip and the initial state."""
+    types = u.dtype, dt.dtype, A.dtype, B.dtype, C.dtype, skip.dtype
     (batch, T, D), N = u.shape, A.shape[1]
     BN, padded_N = _tiles(N)
     options = BACKWARD_LONG if T >= LONG else BACKWARD
     chunks, blocks = cdiv(T, CHUNK), cdiv(D, options["BD"])
+    items = batch * chunks * blocks
     programs = _programs_at_once(u.device, options["maxnreg"])
     dh_end = None if dh_end is None else _pad(dh_end, padded_N)
     u, dt, dy, A, B, C = u.contiguous(), dt.contiguous(), dy.contiguous(), *(_pad(x, padded_N) for x in (A, B, C))
@@ -82,7 +100,7 @@ def selective_scan_backward(
         return u.new_empty(shape, dtype=torch.float32)
 
     du, ddt = (u.new_empty(u.shape, dtype=x if padded_N == BN else torch.float32) for x in types[:2])
-    dA, dh0 = buffer(batch, chunks, D, padded_N), buffer(batch, D, padded_N)
+    dA, dskip, dh0 = buffer(batch, chunks, D, padded_N), buffer(batch, chunks, D), buffer(batch, D, padded_N)
     ends = torch.empty_like(starts) if chunks > 1 else dh_end  # a single chunk ends where the sequence does
     dB, dC = (buffer(batch, blocks, T, padded_N) for _ in range(2))
     scratch = buffer(programs, CHUNK // options["GROUP"], options["BD"], BN)
@@ -94,13 +112,14 @@ def selective_scan_backward(
                 WHOLE=_whole(u, N, padded_N, ADJOINT),
             )  # fmt: skip
         backward_kernel[(programs,)](
-            u, dt, A, B, C, starts, dy, ends, du, ddt, dA, dB, dC, dh0, scratch, T, n0, batch * chunks * blocks,
+            u, dt, A, B, C, skip, starts, dy, ends, du, ddt, dA, dB, dC, dskip, dh0, scratch, T, n0, items,
             HAS_ENDS=ends is not None, ACCUMULATE=n0 > 0, **sizes, **options,
             WHOLE=_whole(u, N, padded_N, options),
         )  # fmt: skip
     shares = dA.sum((0, 1)), dB.sum(1), dC.sum(1)
-    dA, dB, dC = (x[..., :N].to(dtype).contiguous() for x, dtype in zip(shares, types[2:], strict=True))
-    return du.to(types[0]), ddt.to(types[1]), dA, dB, dC, dh0[..., :N].contiguous()
+    dA, dB, dC = (x[..., :N].to(dtype).contiguous() for x, dtype in zip(shares, types[2:5], strict=True))
+    dskip = dskip.sum((0, 1)).to(types[5])
+    return du.to(types[0]), ddt.to(types[1]), dA, dB, dC, dskip, dh0[..., :N].contiguous()
 
 
 @selective_scan_backward.register_fake
@@ -110,27 +129,28 @@ def _(
     A: Tensor,
     B: Tensor,
     C: Tensor,
+    skip: Tensor,
     starts: Tensor,
     dy: Tensor,
     dh_end: Tensor | None,
     s: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dh0 = u.new_empty(u.shape[0], *A.shape, dtype=torch.float32)
-    du, ddt, dA, dB, dC = (x.new_empty(x.shape) for x in (u, dt, A, B, C))
-    return du, ddt, dA, dB, dC, dh0
+    du, ddt, dA, dB, dC, dskip = (x.new_empty(x.shape) for x in (u, dt, A, B, C, skip))
+    return du, ddt, dA, dB, dC, dskip, dh0
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
-    u, dt, A, B, C, h0, s, _ = inputs
+    u, dt, A, B, C, skip, h0, s, _ = inputs
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(u, dt, A, B, C, output[2])
+    ctx.save_for_backward(u, dt, A, B, C, skip, output[2])
     ctx.s, ctx.has_h0 = s, h0 is not None
 
 
 def _backward(ctx: Any, dy: Tensor | None, dh_end: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    u, dt, A, B, C, starts = ctx.saved_tensors
+    u, dt, A, B, C, skip, starts = ctx.saved_tensors
     dy = torch.zeros_like(u) if dy is None else dy
-    *gradients, dh0 = selective_scan_backward(u, dt, A, B, C, starts, dy, dh_end, ctx.s)
+    *gradients, dh0 = selective_scan_backward(u, dt, A, B, C, skip, starts, dy, dh_end, ctx.s)
     return *gradients, dh0 if ctx.has_h0 else None, None, None
 
 
