@@ -83,14 +83,20 @@ def test_swiglu(T, D):
 
 @pytest.mark.parametrize("s", [1, 2])
 @pytest.mark.parametrize(
-    ("T", "D", "N", "is_long"),
-    [(70, 17, 5, False), (3, 8, 20, False), (128, 16, 4, True), (70, 16, 4, True)],
-    ids=["two chunks", "two launches", "full tiles", "long"],
+    ("T", "D", "N", "is_long", "in_order"),
+    [
+        pytest.param(70, 17, 5, False, False, id="two chunks"),
+        pytest.param(3, 8, 20, False, False, id="two launches"),
+        pytest.param(128, 16, 4, True, False, id="full tiles"),
+        pytest.param(70, 16, 4, True, False, id="long"),
+        pytest.param(150, 17, 5, True, True, id="in order"),
+    ],
 )
-def test_selective_scan(T, D, N, is_long, s, monkeypatch):
+def test_selective_scan(T, D, N, is_long, in_order, s, monkeypatch):
     monkeypatch.setattr(selective_scan_operators, "LONG", T if is_long else T + 1)
-    u, dt, A = torch.randn(1, T, D), F.softplus(torch.randn(1, T, D)), -4 * torch.rand(D, N)
-    tensors = u, dt, A, torch.randn(1, T, N), torch.randn(1, T, N), torch.randn(D), torch.randn(1, D, N)
+    monkeypatch.setattr(selective_scan_operators, "IN_ORDER_FROM", 0 if in_order else 1e9)
+    u, dt, A = torch.randn(2, T, D), F.softplus(torch.randn(2, T, D)), -4 * torch.rand(D, N)
+    tensors = u, dt, A, torch.randn(2, T, N), torch.randn(2, T, N), torch.randn(D), torch.randn(2, D, N)
 
     def kernels(u, dt, A, B, C, skip, h):
         return selective_scan_op(u, dt, A, B, C, skip, h, s, True)[:2]

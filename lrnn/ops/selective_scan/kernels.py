@@ -6,12 +6,14 @@ tokens at a time. No tensor of size (batch, T, D, N) is stored.
     forward    computes y, and for the gradient the states at the starts of chunks of CHUNK tokens.
     adjoint    runs back from the end and computes the gradient g of the state at the end of each chunk:
                    g_{t-1} = a_t (g_t + C_t dy_t)
-    backward   runs for all chunks at once. It recomputes the states of a chunk from its start, WALK tokens at a time.
-               It stores those at the starts of groups in a scratch buffer for each program, and computes
+    backward   recomputes the states of a chunk from its start, WALK tokens at a time. It stores those at the starts of
+               groups in a scratch buffer for each program, and computes
                    dC_t = sum_d h_t dy_t
                Then it takes the groups from the end, with the states of a group in registers; g_t now includes
                C_t dy_t:
                    dB_t = sum_d g_t dt_t u_t      d(dt_t u_t) = sum_n g_t B_t      d(dt_t A) = g_t h_{t-1} s exp(dt_t A)
+               It runs for all chunks at once. Where sequences and channels alone fill the GPU, it takes the chunks of a
+               sequence in order, from the last, and needs no adjoint kernel.
 
 A transition may be 0 or negative, so the kernels recompute a state rather than divide by a transition. Tokens past the
 end read as dt = 0, which does not change a state. N is padded to whole launches of BN. In memory the states of a
@@ -190,28 +192,40 @@ def backward_kernel(
     D: tl.constexpr, N: tl.constexpr,
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     WALK: tl.constexpr, HAS_ENDS: tl.constexpr, ACCUMULATE: tl.constexpr, WHOLE: tl.constexpr,
+    IN_ORDER: tl.constexpr,
 ):  # fmt: skip
     """Shapes: as above; dA (batch, chunks, D, N), dskip (batch, chunks, D), scratch (programs, groups, BD, BN).
 
     dB and dC are (batch, blocks of channels, T, N). They, dA and dskip hold shares, which the caller sums. An item of
-    work is a chunk of a sequence and a block of channels.
+    work is a chunk of a sequence and a block of channels. With IN_ORDER, a program takes all chunks of one sequence and
+    block, from the last, and `ends` is (batch, D, N), the gradient of the final state.
     """
     blocks: tl.constexpr = tl.cdiv(D, BD)
     chunks = tl.cdiv(T, CHUNK)
     n = n0 + tl.arange(0, BN)
     scratch += tl.program_id(0).to(tl.int64) * (CHUNK // GROUP) * BD * BN
     scratch += tl.arange(0, BD)[:, None] * BN + tl.arange(0, BN)[None, :]
+    g = tl.zeros((BD, BN), tl.float32)
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        block, chunk, b = item % blocks, item // blocks % chunks, tl.cast(item // blocks // chunks, tl.int64)
+        if IN_ORDER:  # a program for each sequence and block
+            chunk, sequence = chunks - 1 - item // tl.num_programs(0), tl.program_id(0) // blocks
+        else:
+            chunk, sequence = item // blocks % chunks, item // blocks // chunks
+        block, b = item % blocks, tl.cast(sequence, tl.int64)
         d = block * BD + tl.arange(0, BD)
         d_in = d < D
         tile, tile_in = d[:, None] * N + n[None, :], d_in[:, None] & (n[None, :] < N)
         A2 = tl.load(A + tile, tile_in, 0.0) * LOG2E
         state = (b * chunks + chunk) * D * N
         h = tl.load(starts + state + tile, tile_in, 0.0)
-        g = tl.zeros((BD, BN), tl.float32)
-        if HAS_ENDS:
+        if IN_ORDER:
+            if HAS_ENDS:  # noqa: SIM102  decided when compiling; the inner condition is decided on the GPU
+                if chunk == chunks - 1:
+                    g = tl.load(ends + b * D * N + tile, tile_in, 0.0)
+        elif HAS_ENDS:
             g = tl.load(ends + state + tile, tile_in, 0.0)
+        else:
+            g = tl.zeros((BD, BN), tl.float32)
         left_in_chunk = min(T - chunk * CHUNK, CHUNK)
         token = b * T + chunk * CHUNK  # of all sequences
         share = (b * blocks + block) * T + chunk * CHUNK
