@@ -82,7 +82,7 @@ class Requests:
             while order:
                 same = [i for i in order[: self.rows] if options[i] == options[order[0]]]  # those at the front
                 order = order[len(same) :]
-                found = self._continue([contexts[i] for i in same], *options[same[0]])
+                found = self._continue([contexts[i] for i in same], same, *options[same[0]])
                 texts.update(zip(same, found, strict=True))
                 bar.update(len(same))
         return [texts[i] for i in range(len(requests))]
@@ -95,7 +95,12 @@ class Requests:
         return [(one.log_likelihood, one.is_greedy) for one in scores]
 
     def _continue(
-        self, contexts: Sequence[Sequence[int]], stop: Sequence[str], tokens: int, sampling: Sampling
+        self,
+        contexts: Sequence[Sequence[int]],
+        streams: Sequence[int],
+        stop: Sequence[str],
+        tokens: int,
+        sampling: Sampling,
     ) -> list[str]:
         eos = self.pieces.eos
         kept = None if self.longest is None else max(1, self.longest - tokens)
@@ -104,7 +109,9 @@ class Requests:
         def ends(row: int, sampled: list[int]) -> bool:
             return sampled[-1] == eos or any(text in self.pieces.decode(sampled) for text in stop)
 
-        sampled = continue_prompts(self.language_model, prompts, tokens, sampling, ends=ends, precision=self.precision)
+        sampled = continue_prompts(
+            self.language_model, prompts, tokens, sampling, ends=ends, streams=streams, precision=self.precision
+        )
         return [_before(stop, self.pieces.decode([i for i in ids if i != eos])) for ids in sampled]
 
     def _ids(self, text: str) -> list[int]:

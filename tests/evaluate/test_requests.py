@@ -96,3 +96,12 @@ def test_generate_until_a_stop_string(model, tokenizer):
     stop = free[1][len(free[1]) // 2 :][:3]
     (got,) = requests.generate_until(asked(("One two three", {**options, "until": [stop]})), disable_tqdm=True)
     assert got == free[1].split(stop)[0]
+
+
+def test_a_request_that_is_repeated_is_drawn_anew_whatever_the_batch(model, tokenizer):
+    options = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 4, "until": []}
+    one, three = (
+        Requests(model, tokenizer, batch_size).generate_until(asked(*[("The cat", options)] * 4), disable_tqdm=True)
+        for batch_size in (1, 3)
+    )
+    assert one == three and len(set(one)) == 4
