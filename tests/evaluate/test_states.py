@@ -131,6 +131,16 @@ def test_heads_and_tokens_of_a_model_with_reflections(tmp_path, capsys):
     assert "beta ~ 0" in capsys.readouterr().out
 
 
+def test_a_model_that_learned_nothing_has_no_unit_of_distance(tmp_path, capsys):
+    torch.manual_seed(0)
+    run = save_run(DeltaNet(vocab_size=5, width=16, layers=1, heads=2), tmp_path / "run", "data.Parity")
+    record = measure(run, lengths=[40])["run"]
+    assert record["separation"] == 0 and set(record["growth_exponent"].values()) == {None}
+    one = record["curves"]["32-true"][0]
+    assert 0 < one["right"] < 1 and all(one[name] != one[name] for name in ("drift", "spread", "separation"))
+    assert "nan if there is none" in capsys.readouterr().out
+
+
 def test_states_leave_out_those_of_convolutions():
     model = Mamba(vocab_size=5, width=8, layers=2, state_size=3)
     _, state = model(torch.zeros(4, 6, dtype=torch.long))
