@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from data import GroupWordProblem
-from lrnn.evaluate.reflections import by_token, reflections_of, summarize
+from lrnn.evaluate.reflections import Reflections, by_token, reflections_of, summarize
 from lrnn.evaluate.spread import drift, growth_exponent, reference_means, spread_and_separation
 from lrnn.evaluate.states import evaluate_states, recurrent_states
 from lrnn.models import DeltaNet, DeltaProduct, Mamba, TokenMatrices, Transformer
@@ -85,6 +85,13 @@ def test_summary_of_exact_reflections_and_of_a_gate_that_forgets():
     assert swap.near_largest == 1 and swap.from_largest == pytest.approx(1e-9) and swap.from_0 is None
     assert forget.near_0 == forget.near_largest == 0 and forget.cosine is None
     assert by_token(layer)[int(layer.tokens[0])]["beta"][0] == pytest.approx([2, 0.5])
+
+
+def test_the_angle_of_keys_is_that_of_the_places_where_both_reflect():
+    k = torch.tensor([[1, 0], [0.5, 0.75**0.5]]).double()[:, None].repeat(4, 1, 1, 1)  # 60 degrees, one head
+    beta = torch.tensor([0, 0, 2, 2]).double().view(4, 1, 1).repeat(1, 2, 1)
+    layer = Reflections(0, torch.tensor([7, 7, 7, 7]), beta, k, torch.ones(4, 1), largest=2)
+    assert by_token(layer)[7]["cosine"] == [[pytest.approx(0.5)]]
 
 
 def save_run(model, folder, data="data.GroupWordProblem", **options):
