@@ -2,7 +2,9 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from shutil import copy, copytree
 from types import SimpleNamespace
 
 import pytest
@@ -87,6 +89,22 @@ def test_results_are_kept_when_another_text_fails(run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"texts: codeparrot .* can't be read .* give local files instead"):
         evaluate_perplexity(str(run), ["codeparrot"], **options)
     assert json.loads((run / "evaluate/perplexity.json").read_text()) == record
+
+
+def test_checkpoints_that_share_a_folder_have_files_of_their_own(run, tmp_path):
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 20)
+    copy(run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt")
+    copytree(run, tmp_path / "other/run")
+    score = partial(evaluate_perplexity, texts=[str(tmp_path / "text.txt")], lengths=[16], device="cpu")
+    last, best, other = (
+        str(tmp_path / name) for name in ("run", "run/checkpoints/best.ckpt", "other/run/checkpoints/last.ckpt")
+    )
+    score([last, best])
+    for name, checkpoint in (("perplexity.json", last), ("perplexity_2.json", best)):
+        assert json.loads((run / "evaluate" / name).read_text())["checkpoint"] == checkpoint
+    score([last, other], out=str(tmp_path / "out"))  # of one name
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"perplexity_1.json", "perplexity_2.json"}
+    assert len(list((tmp_path / "out").glob("*/events*"))) == 2
 
 
 def unreachable(*arguments, **options):
