@@ -53,6 +53,7 @@ def test_sequences_are_the_documents_one_after_another(tmp_path):
     whole = [2, *one, 2, *three, 2, *four, 2]
     got = token_sequences(str(tmp_path / "texts.jsonl"), tokenizer, [2, 3, 1000], 2)
     assert got.tolist() == [whole[:4], whole[3:7]]
+    assert token_sequences(str(tmp_path / "texts.jsonl"), tokenizer, [2, 3, 1000], 1).tolist() == [whole[:4]]
     with pytest.raises(DataError, match=r"texts: .* tokens, fewer than the first length, 50;"):
         token_sequences(str(tmp_path / "texts.jsonl"), tokenizer, [50, 1000], 2)
 
