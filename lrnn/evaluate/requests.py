@@ -121,15 +121,18 @@ class Requests:
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Encode both as one text, cut where the tokens of the context end.
 
-        Spaces at the end of the context belong to the continuation, as they do in tokens.
+        Spaces at the end of the context belong to the continuation, as they do in tokens. A continuation that merges
+        with the end of the context keeps the last token, where the harness's adapter fails: with none, its likelihood
+        would be 1.
         """
         if not context:
             return [self.pieces.eos], self._ids(continuation)
         spaces = len(context) - len(context.rstrip())
         if spaces:
             context, continuation = context[:-spaces], context[-spaces:] + continuation
-        before = self._ids(context)
-        return before, self._ids(context + continuation)[len(before) :]
+        before, whole = self._ids(context), self._ids(context + continuation)
+        cut = min(len(before), len(whole) - 1) if continuation else len(before)
+        return before[:cut], whole[cut:]
 
     def _window(self, before: list[int], ids: list[int]) -> Continuation:
         """Leave out the beginning of a text that is too long."""

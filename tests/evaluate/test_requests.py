@@ -70,6 +70,14 @@ def test_loglikelihood_gives_spaces_to_the_continuation_and_cuts_long_contexts(m
         assert (value, greedy) == (pytest.approx(recomputed(model, prefix, tokens)[0], abs=1e-4), False)
 
 
+def test_a_continuation_that_merges_with_the_context_keeps_a_token(model, tokenizer):
+    got = Requests(model, tokenizer).loglikelihood(asked(("f(", ")"), ("wh", "at"), ("f(", "")), disable_tqdm=True)
+    call, what = (ids.tolist() for ids in tokenizer.encode(["f()", "what"]))
+    assert len(call) == len(tokenizer.encode(["f("])[0]) and len(what) == 1
+    want = [recomputed(model, call[:-1], call[-1:])[0], recomputed(model, [2], what)[0], 0.0]
+    assert [value for value, _ in got] == pytest.approx(want, abs=1e-4)
+
+
 def test_rolling_loglikelihood_in_windows_or_with_the_state_carried_on(model, tokenizer):
     text = "The quick brown fox jumps over the lazy dog and runs away."
     ids = tokenizer.encode([text])[0].tolist()
