@@ -46,9 +46,12 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_scores_are_those_that_training_wrote(run, tmp_path):
+def test_the_scores_are_those_that_training_wrote(run, tmp_path, capsys):
     written = json.loads((run / "length_generalization.json").read_text())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/tasks.json").touch()  # of another command
     evaluate_lengths(str(run), out=str(tmp_path / "out"), **OPTIONS)
+    assert capsys.readouterr().out.endswith("out: lengths.json, lengths.png\n")
     ours = json.loads((tmp_path / "out/lengths.json").read_text())
     assert {name: ours[name] for name in written if name != "validation_scaled_accuracy"} == {
         name: value for name, value in written.items() if name != "validation_scaled_accuracy"
