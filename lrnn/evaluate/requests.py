@@ -17,6 +17,7 @@ from data.text.tokenizer import Tokenizer
 from lrnn.evaluate.likelihood import Continuation, score_continuations
 from lrnn.models import LanguageModel
 from lrnn.models.decoding import Precision, Sampling, continue_prompts
+from lrnn.runtime.errors import ConfigError
 
 MAX_GEN_TOKS = 256  # new tokens of a generated text where its task names no number
 # names under which the harness and its tasks give that number, the first that is there counts
@@ -103,7 +104,8 @@ class Requests:
         sampling: Sampling,
     ) -> list[str]:
         eos = self.pieces.eos
-        kept = None if self.longest is None else max(1, self.longest - tokens)
+        self._check_longest(tokens + 1, "a generated text and one of its context")
+        kept = None if self.longest is None else self.longest - tokens
         prompts = [list(ids[-kept:] if kept else ids) or [eos] for ids in contexts]
 
         def ends(row: int, sampled: list[int]) -> bool:
@@ -135,10 +137,16 @@ class Requests:
         return before[:cut], whole[cut:]
 
     def _window(self, before: list[int], ids: list[int]) -> Continuation:
-        """Leave out the beginning of a text that is too long."""
-        if self.longest is not None and len(before) + len(ids) > self.longest + 1:
-            before, ids = before[max(0, len(before) + len(ids) - self.longest - 1) :], ids[-self.longest :]
+        """Leave out the beginning of a context that is too long."""
+        if self.longest is not None:
+            self._check_longest(len(ids), "a continuation")
+            before = before[max(0, len(before) + len(ids) - self.longest - 1) :]
         return Continuation(before or [self.pieces.eos], ids)
+
+    def _check_longest(self, least: int, of: str) -> None:
+        """Refuse a max_length that would leave too little of a text, as the harness's adapter does."""
+        if self.longest is not None and self.longest < least:
+            raise ConfigError(f"max_length: must be at least {least}, the tokens of {of}, or null, got {self.longest}")
 
     def _windows(self, ids: list[int]) -> Iterator[Continuation]:
         """Yield the windows of a text: each token is scored once, after EOS or after the token before its window.

@@ -10,6 +10,7 @@ from data.text.tokenizer import load_tokenizer
 from lrnn.evaluate.likelihood import Continuation, score_continuations
 from lrnn.evaluate.requests import Requests
 from lrnn.models import Mamba
+from lrnn.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,3 +114,14 @@ def test_a_request_that_is_repeated_is_drawn_anew_whatever_the_batch(model, toke
         for batch_size in (1, 3)
     )
     assert one == three and len(set(one)) == 4
+
+
+def test_a_max_length_that_leaves_too_little_is_refused(model, tokenizer):
+    requests = Requests(model, tokenizer, max_length=4)
+    with pytest.raises(ConfigError, match="max_length: must be at least 5, the tokens of a generated text and one of"):
+        requests.generate_until(asked(("One two", {"max_gen_toks": 4})), disable_tqdm=True)
+    with pytest.raises(ConfigError, match="max_length: must be at least 5, the tokens of a continuation, or null"):
+        requests.loglikelihood(asked(("The", " cat and dog and cat")), disable_tqdm=True)
+    ids = tokenizer.encode(["The cat and dog and"])[0].tolist()
+    ((value, _),) = requests.loglikelihood(asked(("The", " cat and dog and")), disable_tqdm=True)
+    assert len(ids) == 5 and value == pytest.approx(recomputed(model, ids[:1], ids[1:])[0], abs=1e-4)
