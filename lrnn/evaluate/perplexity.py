@@ -79,6 +79,7 @@ def evaluate_perplexity(
                 "checkpoint": path,
                 "step": subject.step,
                 "model": import_path(type(subject.model)),
+                "tokenizer": subject.tokenizer_name,
                 "training_context": subject.context,
                 "precision": chosen,
                 "segment": segment,
