@@ -36,6 +36,8 @@ def test_drift_is_told_apart_along_and_across_the_directions_of_the_labels():
     in_plane = torch.tensor([2, -1, -1]) / 3 * 0.4
     assert along == pytest.approx(float(in_plane.norm())) and along**2 + across**2 == pytest.approx(0.4**2 + 0.3**2)
     assert drift(moved, torch.tensor([0, 2, 3, 4]), means) == pytest.approx((along, across))
+    moved[2, 0] = torch.nan  # a state that is no number is no exact one
+    assert all(value != value for value in drift(moved, torch.tensor([0, 2, 3, 1]), means))
 
 
 def test_growth_exponents():
