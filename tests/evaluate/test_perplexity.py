@@ -108,14 +108,17 @@ def test_checkpoints_that_share_a_folder_have_files_of_their_own(run, tmp_path):
     assert len(list((tmp_path / "out").glob("*/events*"))) == 2
 
 
-def test_results_with_another_tokenizer_are_not_mixed(run, tmp_path):
+def test_results_with_another_tokenizer_are_not_mixed(run, tmp_path, capsys):
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("The quick brown fox jumps over the lazy dog. " * 20)
     copytree("data/mistral_v1", tmp_path / "tokenizer")
     score = partial(evaluate_perplexity, str(run), lengths=[16], device="cpu")
-    score([str(tmp_path / "a.txt")])
+    for _ in range(2):
+        score([str(tmp_path / "a.txt")])
+    assert "replaced" not in capsys.readouterr().out
     record = score([str(tmp_path / "b.txt")], tokenizer=str(tmp_path / "tokenizer"))["run"]
     assert record["tokenizer"] == str(tmp_path / "tokenizer") and list(record["results"]) == [str(tmp_path / "b.txt")]
+    assert "perplexity.json will be replaced, since these differ: tokenizer\n" in capsys.readouterr().out
 
 
 def unreachable(*arguments, **options):
