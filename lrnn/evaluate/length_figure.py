@@ -35,7 +35,8 @@ def length_figure(
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [f"{n:,}" for n in ticks])
     least = -0.3 if measure == "scaled accuracy" else -0.03
-    axes.set(xlabel="sequence length", ylabel=measure, ylim=(least, 1.05), xlim=(longest_trained * 0.8, None))
+    shortest = min([longest_trained, *(n for runs in curves.values() for n in runs[0])])
+    axes.set(xlabel="sequence length", ylabel=measure, ylim=(least, 1.05), xlim=(shortest * 0.8, None))
     axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 

@@ -120,12 +120,15 @@ def _print_prefixes(prefixes: PrefixScores) -> None:
 
 def _write(folder: Path, record: dict[str, Any], longest_trained: int) -> None:
     write_record(folder / "lengths.json", record)
+    written = ["lengths.json"]
     if record["scaled_accuracy_at"]:
         model, task = (record[key].rpartition(".")[2] for key in ("model", "task"))
         figure = length_figure({f"{model} on {task}": [record["scaled_accuracy_at"]]}, longest_trained)
         figure.savefig(folder / "lengths.png", dpi=150)
+        written.append("lengths.png")
     if "prefixes" in record:
         curve = dict(zip(record["prefixes"]["positions"], record["prefixes"]["sequence_accuracy"], strict=True))
         longest = max(curve) * longest_trained / record["prefixes"]["length"]
         prefix_figure({record["model"].rpartition(".")[2]: [curve]}, longest).savefig(folder / "prefixes.png", dpi=150)
-    print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.glob('*s.*')))}")
+        written.append("prefixes.png")
+    print(f"written to {folder}: {', '.join(written)}")

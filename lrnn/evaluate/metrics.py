@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torchmetrics import Metric
 
 IGNORE = -100
@@ -62,13 +63,13 @@ class PrefixAccuracy(Metric):
             self.add_state(name, torch.zeros(0, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, labels: Tensor) -> None:
-        """Count the positions of predictions and labels, both token ids (B, T), with the same T at every call."""
+        """Count the positions of predictions and labels, both token ids (B, T)."""
         scored = labels != IGNORE
         wrong = (predictions != labels) & scored
         so_far = wrong.cumsum(1) == 0
         for name, counted in (("scored", scored), ("right", scored & ~wrong), ("right_so_far", scored & so_far)):
-            count = counted.sum(0)
-            setattr(self, name, count if self.update_count == 1 else getattr(self, name) + count)
+            counts = [getattr(self, name), counted.sum(0)]
+            setattr(self, name, pad_sequence(counts, batch_first=True).sum(0))  # T differs where documents do
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the positions that have labels (P,), and both accuracies there: (P,), float64."""

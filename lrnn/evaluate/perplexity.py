@@ -54,7 +54,8 @@ def evaluate_perplexity(
         device: Device of the models; auto takes a GPU if there is one.
         precision: Precision of the models' arithmetic; that of each run when absent.
         out: Folder for perplexity.json, perplexity.png and TensorBoard's events; when absent, the folder `evaluate` in
-            each run's folder, and the figure goes to the first one.
+            each run's folder, and the figure goes to the first one. Several checkpoints in one folder have a file each,
+            such as perplexity_2.json.
     """
     checkpoints = [checkpoint] if isinstance(checkpoint, str) else list(checkpoint)
     _check(checkpoints, texts, lengths, sequences, segment)
@@ -69,14 +70,16 @@ def evaluate_perplexity(
         contexts[name] = subject.context
         chosen = precision or subject.precision
         context = precision_context(chosen, place)
-        folders.append(Path(out) if out else subject.folder)
+        folder = Path(out) if out else subject.folder
+        shared = folder in folders or (bool(out) and len(checkpoints) > 1)  # with another checkpoint
+        folders.append(folder)
         file = ResultsFile(
-            folders[-1]
-            / ("perplexity.json" if not out or len(checkpoints) == 1 else f"perplexity_{len(folders)}.json"),
+            folder / (f"perplexity_{len(folders)}.json" if shared else "perplexity.json"),
             {
                 "checkpoint": path,
                 "step": subject.step,
                 "model": import_path(type(subject.model)),
+                "tokenizer": subject.tokenizer_name,
                 "training_context": subject.context,
                 "precision": chosen,
                 "segment": segment,
@@ -94,7 +97,7 @@ def evaluate_perplexity(
             found[text][name] = scores
             file.add(text, scores.as_record())
             _print(name, text, scores)
-            _log(folders[-1], name if out else "", text, scores)
+            _log(folder, name.replace("/", "_") if out or shared else "", text, scores)
         records[name] = file.record
         del subject  # before the next model takes memory
     _draw({text: models for text, models in found.items() if models}, contexts, folders[0])

@@ -3,8 +3,9 @@
     running(t)   = exp( mean over sequences of  1/t sum_{s <= t} CE_s )       the definition of Figure 5 of the paper
     position(t)  = exp( mean over sequences of  mean of CE_s for s in (t', t] )      t' the length before t, 0 at first
 
-CE_s is the cross-entropy of token s given the s tokens before it: one token precedes the first, the end of the document
-before. The running mean hardly shows what happens at the end of a long sequence; the perplexity by position does.
+CE_s is the cross-entropy of token s given the s tokens before it: one token precedes the first, the last one of the
+sequence before, or EOS. The running mean hardly shows what happens at the end of a long sequence; the perplexity by
+position does.
 """
 
 from collections.abc import Callable, Sequence

@@ -210,17 +210,18 @@ def _median(values: Tensor) -> float | None:
 def by_token(layer: Reflections) -> dict[int, dict[str, Any]]:
     """Return the mean betas (n, heads), and the mean |cos| of the pairs of keys (pairs, heads), of each token.
 
+    The mean |cos| is over the places where both keys of a pair reflect; 0 if there is none.
     `deviation` is the largest standard deviation of a beta among the places where the token occurs. It is 0 in a first
     layer without a convolution, whose gates and keys depend on the token alone.
     """
-    cosines = layer.cosines().nan_to_num()
+    cosines = layer.cosines()
     found: dict[int, dict[str, Any]] = {}
     for token in layer.tokens.unique().tolist():
         here = layer.tokens == token
         beta = layer.beta[here]
         found[token] = {
             "beta": beta.mean(0).tolist(),
-            "cosine": cosines[here].mean(0).tolist(),
+            "cosine": cosines[here].nanmean(0).nan_to_num().tolist(),
             "deviation": float(beta.std(0, correction=0).max()),
         }
     return found

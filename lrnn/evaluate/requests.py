@@ -17,6 +17,7 @@ from data.text.tokenizer import Tokenizer
 from lrnn.evaluate.likelihood import Continuation, score_continuations
 from lrnn.models import LanguageModel
 from lrnn.models.decoding import Precision, Sampling, continue_prompts
+from lrnn.runtime.errors import ConfigError
 
 MAX_GEN_TOKS = 256  # new tokens of a generated text where its task names no number
 # names under which the harness and its tasks give that number, the first that is there counts
@@ -82,7 +83,7 @@ class Requests:
             while order:
                 same = [i for i in order[: self.rows] if options[i] == options[order[0]]]  # those at the front
                 order = order[len(same) :]
-                found = self._continue([contexts[i] for i in same], *options[same[0]])
+                found = self._continue([contexts[i] for i in same], same, *options[same[0]])
                 texts.update(zip(same, found, strict=True))
                 bar.update(len(same))
         return [texts[i] for i in range(len(requests))]
@@ -95,16 +96,24 @@ class Requests:
         return [(one.log_likelihood, one.is_greedy) for one in scores]
 
     def _continue(
-        self, contexts: Sequence[Sequence[int]], stop: Sequence[str], tokens: int, sampling: Sampling
+        self,
+        contexts: Sequence[Sequence[int]],
+        streams: Sequence[int],
+        stop: Sequence[str],
+        tokens: int,
+        sampling: Sampling,
     ) -> list[str]:
         eos = self.pieces.eos
-        kept = None if self.longest is None else max(1, self.longest - tokens)
+        self._check_longest(tokens + 1, "a generated text and one of its context")
+        kept = None if self.longest is None else self.longest - tokens
         prompts = [list(ids[-kept:] if kept else ids) or [eos] for ids in contexts]
 
         def ends(row: int, sampled: list[int]) -> bool:
             return sampled[-1] == eos or any(text in self.pieces.decode(sampled) for text in stop)
 
-        sampled = continue_prompts(self.language_model, prompts, tokens, sampling, ends=ends, precision=self.precision)
+        sampled = continue_prompts(
+            self.language_model, prompts, tokens, sampling, ends=ends, streams=streams, precision=self.precision
+        )
         return [_before(stop, self.pieces.decode([i for i in ids if i != eos])) for ids in sampled]
 
     def _ids(self, text: str) -> list[int]:
@@ -114,21 +123,30 @@ class Requests:
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         """Encode both as one text, cut where the tokens of the context end.
 
-        Spaces at the end of the context belong to the continuation, as they do in tokens.
+        Spaces at the end of the context belong to the continuation, as they do in tokens. A continuation that merges
+        with the end of the context keeps the last token, where the harness's adapter fails: with none, its likelihood
+        would be 1.
         """
         if not context:
             return [self.pieces.eos], self._ids(continuation)
         spaces = len(context) - len(context.rstrip())
         if spaces:
             context, continuation = context[:-spaces], context[-spaces:] + continuation
-        before = self._ids(context)
-        return before, self._ids(context + continuation)[len(before) :]
+        before, whole = self._ids(context), self._ids(context + continuation)
+        cut = min(len(before), len(whole) - 1) if continuation else len(before)
+        return before[:cut], whole[cut:]
 
     def _window(self, before: list[int], ids: list[int]) -> Continuation:
-        """Leave out the beginning of a text that is too long."""
-        if self.longest is not None and len(before) + len(ids) > self.longest + 1:
-            before, ids = before[max(0, len(before) + len(ids) - self.longest - 1) :], ids[-self.longest :]
+        """Leave out the beginning of a context that is too long."""
+        if self.longest is not None:
+            self._check_longest(len(ids), "a continuation")
+            before = before[max(0, len(before) + len(ids) - self.longest - 1) :]
         return Continuation(before or [self.pieces.eos], ids)
+
+    def _check_longest(self, least: int, of: str) -> None:
+        """Refuse a max_length that would leave too little of a text, as the harness's adapter does."""
+        if self.longest is not None and self.longest < least:
+            raise ConfigError(f"max_length: must be at least {least}, the tokens of {of}, or null, got {self.longest}")
 
     def _windows(self, ids: list[int]) -> Iterator[Continuation]:
         """Yield the windows of a text: each token is scored once, after EOS or after the token before its window.

@@ -12,7 +12,8 @@ from lrnn.runtime.errors import ConfigError
 class ResultsFile:
     """JSON: {"checkpoint": ..., "step": ..., more of what was evaluated and how, "results": {name: result}}.
 
-    Results of an earlier command stay if it evaluated the same in the same way.
+    Results of an earlier command stay if it evaluated the same in the same way. Else the first result replaces them,
+    which is said at once, while there is time to move the file away.
     """
 
     def __init__(self, path: Path, setting: Mapping[str, Any]):
@@ -28,8 +29,12 @@ class ResultsFile:
         self.record: dict[str, Any] = {**setting, "results": {}}
         if path.is_file():
             old = read_results(path)
-            if {**old, "results": {}} == json.loads(json.dumps(self.record)):
+            new = json.loads(json.dumps(self.record))
+            differing = [name for name in old | new if name != "results" and old.get(name) != new.get(name)]
+            if not differing:
                 self.record["results"] = old["results"]
+            elif old["results"]:
+                print(f"the results in {path} will be replaced, since these differ: {', '.join(differing)}")
 
     def add(self, name: str, result: Any) -> None:
         """Add a result, or replace the one of that name, and write the whole file.

@@ -79,9 +79,8 @@ def drift(states: Tensor, labels: Tensor, means: Means) -> tuple[float, float]:
     Returns:
         the distance along the directions in which the mean states differ, and the distance across them.
     """
-    known = labels < len(means.states)
+    known = torch.isin(labels, (~means.states[:, 0].isnan()).nonzero()[:, 0])
     distance = states[known].double() - means.states[labels[known]]
-    distance = distance[~distance[:, 0].isnan()]
     along = (distance @ means.directions.mT).square().sum(1).mean()
     across = distance.square().sum(1).mean() - along
     return float(along.sqrt()), float(across.clamp_min(0).sqrt())

@@ -218,7 +218,8 @@ def _measure(read: tuple[Tensor, Tensor, Tensor], length: int, means: Means) -> 
     states, labels, right = read
     R, M = spread_and_separation(states, labels)
     distances = (*drift(states, labels, means), R, M)
-    return StatesAtLength(length, float(right.double().mean()), *(x / means.separation for x in distances))
+    unit = means.separation or float("nan")  # the labels' states need not lie apart, if the task was not learned
+    return StatesAtLength(length, float(right.double().mean()), *(x / unit for x in distances))
 
 
 def _exponent(curve: Sequence[StatesAtLength], trained: int) -> float | None:

@@ -55,8 +55,8 @@ def print_states(
             table.add_row(f"{one.length:,}", f"{one.right:.3f}", *map(_short, values))
         console.print(table)
     console.print(
-        "Distances are in units of the labels' separation at the training length. drift: from the label's mean state "
-        "there, along the directions in which these differ, and across them."
+        "Distances are in units of the labels' separation at the training length, nan if there is none. drift: from "
+        "the label's mean state there, along the directions in which these differ, and across them."
     )
     if not heads:
         return

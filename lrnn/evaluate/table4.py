@@ -36,7 +36,8 @@ def table4(
         if not path.is_file():
             raise ConfigError(f"results: there is no {path}; python -m lrnn.evaluate tasks writes it")
         record = read_results(path)
-        ours[_name(record)] = row_of(record["results"])
+        name = _name(record)
+        ours[name if name not in ours else f"{name} of {path}"] = row_of(record["results"])
     groups: dict[str, Mapping[str, Values]] = {**PUBLISHED_TABLE_4, "ours": ours}
     _print(groups)
     if out is not None:
@@ -67,8 +68,9 @@ def _name(record: dict[str, Any]) -> str:
     ends = record.get("eigenvalue_range")
     size = f"{record['parameters'] / 1e6:,.0f}M, " if "parameters" in record else ""
     limit = f", first {record['limit']} of each task" if record.get("limit") else ""
+    shots = f", {record['num_fewshot']}-shot" if record.get("num_fewshot") else ""
     reach = f" [{ends[0]:g}, {ends[1]:g}]" if ends else ""
-    return f"{model}{reach} ({size}{record.get('name')}, step {record.get('step')}{limit})"
+    return f"{model}{reach} ({size}{record.get('name')}, step {record.get('step')}{limit}{shots})"
 
 
 def _cells(values: Values) -> list[str]:

@@ -80,6 +80,7 @@ def evaluate_tasks(
             "name": subject.name,
             "step": subject.step,
             "model": import_path(type(model)),
+            "tokenizer": subject.tokenizer_name,
             "parameters": sum(p.numel() for p in model.parameters()),
             "eigenvalue_range": _range(model.hparams.get("eigenvalue_range")),
             "precision": chosen,

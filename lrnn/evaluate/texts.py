@@ -62,7 +62,7 @@ def token_sequences(
             "give a longer text, or shorter --lengths"
         )
     T = max(fitting)
-    rows = (len(ids) - 1) // T
+    rows = min(sequences, (len(ids) - 1) // T)
     return torch.tensor(ids[: rows * T + 1]).unfold(0, T + 1, T)
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 import data
 from data.resumable import IGNORE, Batch
+from lrnn.evaluate.length_figure import length_figure
 from lrnn.evaluate.lengths import evaluate_lengths
 from lrnn.evaluate.scoring import score
 from lrnn.fit import fit
@@ -45,9 +46,12 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_scores_are_those_that_training_wrote(run, tmp_path):
+def test_the_scores_are_those_that_training_wrote(run, tmp_path, capsys):
     written = json.loads((run / "length_generalization.json").read_text())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/tasks.json").touch()  # of another command
     evaluate_lengths(str(run), out=str(tmp_path / "out"), **OPTIONS)
+    assert capsys.readouterr().out.endswith("out: lengths.json, lengths.png\n")
     ours = json.loads((tmp_path / "out/lengths.json").read_text())
     assert {name: ours[name] for name in written if name != "validation_scaled_accuracy"} == {
         name: value for name, value in written.items() if name != "validation_scaled_accuracy"
@@ -62,6 +66,12 @@ def test_the_scores_are_those_that_training_wrote(run, tmp_path):
         "hparams.yaml",
         "length_generalization.json",
     ]
+
+
+def test_the_figure_shows_every_length():
+    for lengths, trained in (([40, 64], 40), ([4, 8, 32], 16), ([40, 320], 160), ([4, 8], 40)):
+        left, right = length_figure({"run": [dict.fromkeys(lengths, 1.0)]}, trained).axes[0].get_xlim()
+        assert left < min(*lengths, trained) and right > max(*lengths, trained)
 
 
 def test_another_task_seed_or_test_set_can_be_scored(run, capsys):

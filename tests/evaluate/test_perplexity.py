@@ -2,7 +2,9 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
+from shutil import copy, copytree
 from types import SimpleNamespace
 
 import pytest
@@ -51,6 +53,7 @@ def test_sequences_are_the_documents_one_after_another(tmp_path):
     whole = [2, *one, 2, *three, 2, *four, 2]
     got = token_sequences(str(tmp_path / "texts.jsonl"), tokenizer, [2, 3, 1000], 2)
     assert got.tolist() == [whole[:4], whole[3:7]]
+    assert token_sequences(str(tmp_path / "texts.jsonl"), tokenizer, [2, 3, 1000], 1).tolist() == [whole[:4]]
     with pytest.raises(DataError, match=r"texts: .* tokens, fewer than the first length, 50;"):
         token_sequences(str(tmp_path / "texts.jsonl"), tokenizer, [50, 1000], 2)
 
@@ -87,6 +90,35 @@ def test_results_are_kept_when_another_text_fails(run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"texts: codeparrot .* can't be read .* give local files instead"):
         evaluate_perplexity(str(run), ["codeparrot"], **options)
     assert json.loads((run / "evaluate/perplexity.json").read_text()) == record
+
+
+def test_checkpoints_that_share_a_folder_have_files_of_their_own(run, tmp_path):
+    (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 20)
+    copy(run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt")
+    copytree(run, tmp_path / "other/run")
+    score = partial(evaluate_perplexity, texts=[str(tmp_path / "text.txt")], lengths=[16], device="cpu")
+    last, best, other = (
+        str(tmp_path / name) for name in ("run", "run/checkpoints/best.ckpt", "other/run/checkpoints/last.ckpt")
+    )
+    score([last, best])
+    for name, checkpoint in (("perplexity.json", last), ("perplexity_2.json", best)):
+        assert json.loads((run / "evaluate" / name).read_text())["checkpoint"] == checkpoint
+    score([last, other], out=str(tmp_path / "out"))  # of one name
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"perplexity_1.json", "perplexity_2.json"}
+    assert len(list((tmp_path / "out").glob("*/events*"))) == 2
+
+
+def test_results_with_another_tokenizer_are_not_mixed(run, tmp_path, capsys):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("The quick brown fox jumps over the lazy dog. " * 20)
+    copytree("data/mistral_v1", tmp_path / "tokenizer")
+    score = partial(evaluate_perplexity, str(run), lengths=[16], device="cpu")
+    for _ in range(2):
+        score([str(tmp_path / "a.txt")])
+    assert "replaced" not in capsys.readouterr().out
+    record = score([str(tmp_path / "b.txt")], tokenizer=str(tmp_path / "tokenizer"))["run"]
+    assert record["tokenizer"] == str(tmp_path / "tokenizer") and list(record["results"]) == [str(tmp_path / "b.txt")]
+    assert "perplexity.json will be replaced, since these differ: tokenizer\n" in capsys.readouterr().out
 
 
 def unreachable(*arguments, **options):

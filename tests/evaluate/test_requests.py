@@ -10,6 +10,7 @@ from data.text.tokenizer import load_tokenizer
 from lrnn.evaluate.likelihood import Continuation, score_continuations
 from lrnn.evaluate.requests import Requests
 from lrnn.models import Mamba
+from lrnn.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +71,14 @@ def test_loglikelihood_gives_spaces_to_the_continuation_and_cuts_long_contexts(m
         assert (value, greedy) == (pytest.approx(recomputed(model, prefix, tokens)[0], abs=1e-4), False)
 
 
+def test_a_continuation_that_merges_with_the_context_keeps_a_token(model, tokenizer):
+    got = Requests(model, tokenizer).loglikelihood(asked(("f(", ")"), ("wh", "at"), ("f(", "")), disable_tqdm=True)
+    call, what = (ids.tolist() for ids in tokenizer.encode(["f()", "what"]))
+    assert len(call) == len(tokenizer.encode(["f("])[0]) and len(what) == 1
+    want = [recomputed(model, call[:-1], call[-1:])[0], recomputed(model, [2], what)[0], 0.0]
+    assert [value for value, _ in got] == pytest.approx(want, abs=1e-4)
+
+
 def test_rolling_loglikelihood_in_windows_or_with_the_state_carried_on(model, tokenizer):
     text = "The quick brown fox jumps over the lazy dog and runs away."
     ids = tokenizer.encode([text])[0].tolist()
@@ -96,3 +105,23 @@ def test_generate_until_a_stop_string(model, tokenizer):
     stop = free[1][len(free[1]) // 2 :][:3]
     (got,) = requests.generate_until(asked(("One two three", {**options, "until": [stop]})), disable_tqdm=True)
     assert got == free[1].split(stop)[0]
+
+
+def test_a_request_that_is_repeated_is_drawn_anew_whatever_the_batch(model, tokenizer):
+    options = {"do_sample": True, "temperature": 1.0, "max_gen_toks": 4, "until": []}
+    one, three = (
+        Requests(model, tokenizer, batch_size).generate_until(asked(*[("The cat", options)] * 4), disable_tqdm=True)
+        for batch_size in (1, 3)
+    )
+    assert one == three and len(set(one)) == 4
+
+
+def test_a_max_length_that_leaves_too_little_is_refused(model, tokenizer):
+    requests = Requests(model, tokenizer, max_length=4)
+    with pytest.raises(ConfigError, match="max_length: must be at least 5, the tokens of a generated text and one of"):
+        requests.generate_until(asked(("One two", {"max_gen_toks": 4})), disable_tqdm=True)
+    with pytest.raises(ConfigError, match="max_length: must be at least 5, the tokens of a continuation, or null"):
+        requests.loglikelihood(asked(("The", " cat and dog and cat")), disable_tqdm=True)
+    ids = tokenizer.encode(["The cat and dog and"])[0].tolist()
+    ((value, _),) = requests.loglikelihood(asked(("The", " cat and dog and")), disable_tqdm=True)
+    assert len(ids) == 5 and value == pytest.approx(recomputed(model, ids[:1], ids[1:])[0], abs=1e-4)

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from data import GroupWordProblem
-from lrnn.evaluate.reflections import by_token, reflections_of, summarize
+from lrnn.evaluate.reflections import Reflections, by_token, reflections_of, summarize
 from lrnn.evaluate.spread import drift, growth_exponent, reference_means, spread_and_separation
 from lrnn.evaluate.states import evaluate_states, recurrent_states
 from lrnn.models import DeltaNet, DeltaProduct, Mamba, TokenMatrices, Transformer
@@ -36,6 +36,8 @@ def test_drift_is_told_apart_along_and_across_the_directions_of_the_labels():
     in_plane = torch.tensor([2, -1, -1]) / 3 * 0.4
     assert along == pytest.approx(float(in_plane.norm())) and along**2 + across**2 == pytest.approx(0.4**2 + 0.3**2)
     assert drift(moved, torch.tensor([0, 2, 3, 4]), means) == pytest.approx((along, across))
+    moved[2, 0] = torch.nan  # a state that is no number is no exact one
+    assert all(value != value for value in drift(moved, torch.tensor([0, 2, 3, 1]), means))
 
 
 def test_growth_exponents():
@@ -87,6 +89,13 @@ def test_summary_of_exact_reflections_and_of_a_gate_that_forgets():
     assert by_token(layer)[int(layer.tokens[0])]["beta"][0] == pytest.approx([2, 0.5])
 
 
+def test_the_angle_of_keys_is_that_of_the_places_where_both_reflect():
+    k = torch.tensor([[1, 0], [0.5, 0.75**0.5]]).double()[:, None].repeat(4, 1, 1, 1)  # 60 degrees, one head
+    beta = torch.tensor([0, 0, 2, 2]).double().view(4, 1, 1).repeat(1, 2, 1)
+    layer = Reflections(0, torch.tensor([7, 7, 7, 7]), beta, k, torch.ones(4, 1), largest=2)
+    assert by_token(layer)[7]["cosine"] == [[pytest.approx(0.5)]]
+
+
 def save_run(model, folder, data="data.GroupWordProblem", **options):
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": {"class_path": data, "init_args": options}}))
@@ -129,6 +138,16 @@ def test_heads_and_tokens_of_a_model_with_reflections(tmp_path, capsys):
     assert sum(head["share"] for head in record["heads"]) == pytest.approx(2)  # of each layer's
     assert set(record["tokens"]) == {"0", "1"} and set(record["tokens"]["0"]) == set(range(6))
     assert "beta ~ 0" in capsys.readouterr().out
+
+
+def test_a_model_that_learned_nothing_has_no_unit_of_distance(tmp_path, capsys):
+    torch.manual_seed(0)
+    run = save_run(DeltaNet(vocab_size=5, width=16, layers=1, heads=2), tmp_path / "run", "data.Parity")
+    record = measure(run, lengths=[40])["run"]
+    assert record["separation"] == 0 and set(record["growth_exponent"].values()) == {None}
+    one = record["curves"]["32-true"][0]
+    assert 0 < one["right"] < 1 and all(one[name] != one[name] for name in ("drift", "spread", "separation"))
+    assert "nan if there is none" in capsys.readouterr().out
 
 
 def test_states_leave_out_those_of_convolutions():

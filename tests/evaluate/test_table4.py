@@ -31,3 +31,15 @@ def test_what_was_not_scored_is_empty(tmp_path, capsys):
     table4([str(tmp_path / "*/tasks.json")])  # no runs: the paper's rows alone
     with pytest.raises(ConfigError, match=r"results: there is no none\.json; python -m lrnn.evaluate tasks writes it"):
         table4(["none.json"])
+
+
+def test_every_file_has_a_row_and_a_few_shot_one_says_so(tmp_path):
+    record = {"name": "seed0", "step": 7, "model": "lrnn.models.DeltaNet", "parameters": 341_000_000}
+    files = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
+    for file, accuracy, shots in zip(files, (0.6, 0.7, 0.8), (None, 0, 5), strict=True):
+        file.write_text(json.dumps({**record, "num_fewshot": shots, "results": {"piqa": {"acc": accuracy}}}))
+    table4(list(map(str, files)), out=str(tmp_path))
+    rows = [line.split("|") for line in (tmp_path / "table4.md").read_text().splitlines()[-3:]]
+    name = "DeltaNet (341M, seed0, step 7"
+    assert [row[1].strip() for row in rows] == [f"{name})", f"{name}) of {files[1]}", f"{name}, 5-shot)"]
+    assert [row[5].strip() for row in rows] == ["60.0", "70.0", "80.0"]
