@@ -1,7 +1,9 @@
 """Where an epoch, a step, a rank or a resumed run begins: always with the sample that comes next."""
 
 import os
+import pickle
 import signal
+import threading
 
 import lightning as L
 import pytest
@@ -58,6 +60,16 @@ def test_every_epoch_goes_on_with_the_next_sample(make, workers, ranks, as_rank)
             seen += [next(batches).inputs for _ in range(steps)]
             data.trainer.global_step += steps
         assert torch.equal(torch.stack(seen), torch.stack(every[rank::ranks]))
+
+
+@both
+def test_workers_can_be_spawned_from_a_run(make, as_rank):
+    """Where Python does not fork, a worker is sent a pickle. The trainer of a run can't be pickled."""
+    data = as_rank(make(), rank=1, ranks=2)
+    data.trainer.lock = threading.Lock()
+    spawned = pickle.loads(pickle.dumps(data.train_dataloader().dataset))
+    assert data.trainer is not None and spawned.data.trainer is None
+    assert torch.equal(next(iter(spawned)).inputs, data.training_batch(range(4, 8), CPU).inputs)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
