@@ -157,6 +157,18 @@ def test_a_resumed_run_begins_with_a_whole_step(change, tmp_path):
     check(steps, sizes)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")  # Lightning's
+def test_a_checkpoint_of_an_exception_resumes_with_a_whole_step(tmp_path, monkeypatch):
+    """Its counts hold the batch that raised the exception, which no step has learned from."""
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    monkeypatch.setattr(Steps, "on_exception", lambda _, trainer, *args: trainer.save_checkpoint(last))
+    steps = steps_of(tmp_path / "run", "trainer.max_steps=12", stop_at=7)
+    options = ["trainer.max_steps=12", "trainer.accumulate_grad_batches=2", "resume=true"]
+    steps += steps_of(tmp_path / "run", *options, stop_at=9)  # which saves the counts that were restored
+    steps += steps_of(tmp_path / "run", *options)
+    check(steps, [4] * 7 + [8] * 5)
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
 def test_a_finished_run_goes_on_for_more_epochs(tmp_path):
     options = ["trainer.limit_train_batches=4", "trainer.max_steps=100"]
