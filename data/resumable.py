@@ -4,6 +4,7 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -183,6 +184,12 @@ class _TrainingBatches(IterableDataset):
         in_process = data.trainer and data.num_workers == 0
         self.device = data.trainer.strategy.root_device if in_process else torch.device("cpu")  # type: ignore[union-attr]
         self.start = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state that a worker is started with: without the trainer, which holds locks and the model."""
+        data = copy(self.data)
+        data.trainer = None
+        return {**self.__dict__, "data": data}
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()

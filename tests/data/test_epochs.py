@@ -1,7 +1,9 @@
 """Where an epoch, a step, a rank or a resumed run begins: always with the sample that comes next."""
 
 import os
+import pickle
 import signal
+import threading
 
 import lightning as L
 import pytest
@@ -58,6 +60,16 @@ def test_every_epoch_goes_on_with_the_next_sample(make, workers, ranks, as_rank)
             seen += [next(batches).inputs for _ in range(steps)]
             data.trainer.global_step += steps
         assert torch.equal(torch.stack(seen), torch.stack(every[rank::ranks]))
+
+
+@both
+def test_workers_can_be_spawned_from_a_run(make, as_rank):
+    """Where Python does not fork, a worker is sent a pickle. The trainer of a run can't be pickled."""
+    data = as_rank(make(), rank=1, ranks=2)
+    data.trainer.lock = threading.Lock()
+    spawned = pickle.loads(pickle.dumps(data.train_dataloader().dataset))
+    assert data.trainer is not None and spawned.data.trainer is None
+    assert torch.equal(next(iter(spawned)).inputs, data.training_batch(range(4, 8), CPU).inputs)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
@@ -143,6 +155,18 @@ def test_a_resumed_run_begins_with_a_whole_step(change, tmp_path):
         steps += steps_of(tmp_path / "run", "checkpoint_every=1", *options, stop_at=stop_at)
         sizes += [accumulate * rows] * (5 if resumed else 7)
     check(steps, sizes)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:You're resuming from a checkpoint")  # Lightning's
+def test_a_checkpoint_of_an_exception_resumes_with_a_whole_step(tmp_path, monkeypatch):
+    """Its counts hold the batch that raised the exception, which no step has learned from."""
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    monkeypatch.setattr(Steps, "on_exception", lambda _, trainer, *args: trainer.save_checkpoint(last))
+    steps = steps_of(tmp_path / "run", "trainer.max_steps=12", stop_at=7)
+    options = ["trainer.max_steps=12", "trainer.accumulate_grad_batches=2", "resume=true"]
+    steps += steps_of(tmp_path / "run", *options, stop_at=9)  # which saves the counts that were restored
+    steps += steps_of(tmp_path / "run", *options)
+    check(steps, [4] * 7 + [8] * 5)
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")  # Lightning's, when a run resumes
