@@ -51,6 +51,8 @@ def start_at_a_step(trainer: Any) -> None:
     would run it once more, without a batch.
     """
     progress, limit = trainer.fit_loop.epoch_loop.batch_progress, trainer.limit_train_batches
+    for count in (progress.current, progress.total):
+        count.ready = count.started = count.processed  # without a batch in which the run was cut off
     before = progress.current.ready
     after = before - before % trainer.accumulate_grad_batches
     if isinstance(limit, int) and 0 < limit <= before and (before > limit or progress.current.completed == before):
