@@ -228,7 +228,7 @@ class LanguageModel(L.LightningModule):
 
     def on_train_start(self) -> None:
         if self.consistency is not None:
-            self.consistency.begin_training(self.trainer.accumulate_grad_batches)
+            self.consistency.begin_training(self.trainer.global_step, self.trainer.accumulate_grad_batches)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.labels_per_batch = getattr(self._datamodule, "labels_per_batch", None)

@@ -89,7 +89,7 @@ class MLSTMMixer(Mixer):
             (memory[0], memory[1], memory[2]) if memory else None,
             form=self.form,
         )
-        y = (self.norm(at_least_float32(h)).flatten(-2) + self.skip * c) * F.silu(z)
+        y = (self.norm(h.to(self.norm.weight.dtype)).flatten(-2) + self.skip * c) * F.silu(z)
         return self.down_proj(y), (conv_state, *new)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:

@@ -61,7 +61,7 @@ class SLSTMMixer(Mixer):
             (memory[0], memory[1], memory[2], memory[3]) if memory else None,
             form=self.form,
         )
-        return self.norm(y).flatten(-2), (conv_state, *new)
+        return self.norm(y.to(self.norm.weight.dtype)).flatten(-2), (conv_state, *new)
 
 
 class SLSTM(Architecture, mixer=SLSTMMixer, norm_eps=1e-5):

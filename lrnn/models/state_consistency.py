@@ -114,12 +114,19 @@ class StateConsistency(nn.Module):
         centre = (self.table * seen).sum(0) / count
         return self.rate**2 * ((self.table - centre).square() * seen).sum() / count
 
-    def begin_training(self, micro_batches: int) -> None:
+    def begin_training(self, step: int, micro_batches: int) -> None:
         """Prepare for training: read the phase from the buffers, which a checkpoint may have filled.
 
+        A second phase that began after `step` is of an earlier training of this model. The first phase starts again.
+
         Args:
+            step: number of the next optimizer step.
             micro_batches: number of micro-batches of an optimizer step.
         """
+        if int(self.began) > step:
+            self.began.fill_(-1)
+            self.weight.zero_()
+            self.cross_entropy.fill_(math.log(len(self.seen)))
         self._began, self._checked, self.micro_batches = int(self.began), -1, micro_batches
 
     def wants_check(self, step: int) -> bool:

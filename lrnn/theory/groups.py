@@ -15,15 +15,15 @@ def checked_table(table: Sequence[Sequence[int]]) -> np.ndarray:
     """Return a multiplication table as an array (N, N), in which table[a][b] is a * b.
 
     Raises:
-        ConfigError: if it is not the table of a group, or is too large.
+        ConfigError: if it is not the table of a group, or has one element or too many.
     """
     Automaton(table)  # every entry is there, and is an element
     products = np.array(table, np.int64)
     N = len(products)
     if products.shape[1] != N:
         raise ConfigError(f"table: a group's table must have as many entries in a row as rows, got {products.shape}")
-    if N > MOST_ELEMENTS:
-        raise ConfigError(f"table: the group must have at most {MOST_ELEMENTS} elements, got {N}")
+    if not 2 <= N <= MOST_ELEMENTS:
+        raise ConfigError(f"table: the group must have 2 to {MOST_ELEMENTS} elements, got {N}")
     units = [e for e in range(N) if (products[e] == range(N)).all() and (products[:, e] == range(N)).all()]
     if not units:
         raise ConfigError("table: not a group, no element e has e * a = a * e = a for all a")

@@ -1,5 +1,6 @@
 """Auxiliary terms and labels: what a step learns does not depend on how its batch is split or its loss scaled."""
 
+import lightning as L
 import pytest
 import torch
 
@@ -129,3 +130,14 @@ def test_parts_with_different_numbers_of_labels_weigh_as_in_one_batch(architectu
     model.labels_per_batch = int((batch.labels != -100).sum()) / parts
     torch.testing.assert_close(gradient(model, batch, parts), whole)
     assert model.loss(batch.inputs[:1], batch.labels[:1]) == 0  # NaN would stop the run
+
+
+def test_a_second_training_of_a_model_logs_its_own_loss(tmp_path):
+    model = make(DeltaNet, 0.3, heads=2, learning_rate=0.1)
+    for _ in range(2):
+        data = Parity(batch_size=32)
+        loss = model.loss(*data.training_batch(range(32), torch.device("cpu")))
+        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+        trainer = L.Trainer(accelerator="cpu", max_steps=1, log_every_n_steps=1, default_root_dir=tmp_path, **options)
+        trainer.fit(model, data)
+        torch.testing.assert_close(trainer.callback_metrics["train/loss"], loss.detach(), check_dtype=False)

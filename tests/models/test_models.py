@@ -151,6 +151,17 @@ def test_bfloat16_autocast_stays_close(architecture, options):
             assert mixer_state[-1].dtype == torch.float32
 
 
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_a_model_with_weights_in_bfloat16_learns_and_decodes(architecture, options):
+    """As with --trainer.precision=bf16-true."""
+    model = architecture(**{**SMALL, **options}).bfloat16()
+    tokens = torch.randint(5, (2, 20))
+    model.loss(tokens, tokens).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    logits, _ = model.step(tokens[:, 0], model(tokens)[1])
+    assert logits.isfinite().all()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 @pytest.mark.parametrize("autocast", [False, True])

@@ -119,9 +119,13 @@ def test_the_second_phase_begins_at_a_small_cross_entropy_of_the_longest_sequenc
 
     resumed = StateConsistency(6, 4, strength=0.5, threshold=0.01, ramp=0.04)  # of 1,000 steps
     resumed.load_state_dict(consistency.state_dict())
-    resumed.begin_training(1)
+    resumed.begin_training(3 * CHECK + 19, 1)
     resumed.set_weight(3 * CHECK + 19, 1000)
     assert resumed.weight == pytest.approx(0.25)
+    resumed.begin_training(0, 1)  # another training of the same model
+    resumed.set_weight(0, 1000)
+    assert resumed.weight == 0 and resumed.wants_check(CHECK)
+    assert resumed.cross_entropy == pytest.approx(math.log(6))
 
 
 def test_the_running_mean_looks_back_over_as_many_steps_for_any_number_of_micro_batches():
@@ -129,7 +133,7 @@ def test_the_running_mean_looks_back_over_as_many_steps_for_any_number_of_micro_
     states, labels = [torch.zeros(4, 4)], torch.tensor([0, 1, 2, 0])
     for micro_batches in (1, 2, 16):
         consistency = StateConsistency(3, 4, strength=0.5, threshold=0.01, ramp=40)
-        consistency.begin_training(micro_batches)
+        consistency.begin_training(0, micro_batches)
         for _ in range(50 * micro_batches):
             consistency(states, labels, torch.tensor(0.0))
         assert consistency.cross_entropy == pytest.approx(math.log(3) / math.e, rel=0.02)

@@ -107,6 +107,22 @@ def test_selective_scan(T, D, N, is_long, in_order, s, monkeypatch):
     compare(kernels, specification, tensors)
 
 
+def test_vectors_with_gaps():
+    """The skip weights, the scale of a norm and the bias of a convolution need not lie side by side in memory."""
+    w, x, taps = torch.randn(5, 2)[:, 0], torch.randn(1, 3, 5), torch.randn(5, 2)
+    u, dt, A, B = x, x.exp(), -torch.rand(5, 1), torch.randn(1, 3, 1)
+
+    def kernels(u, w):
+        y = selective_scan_op(u, dt, A, B, B, w, None, 2, True)[0]
+        return y, add_norm_op(u, u, w, 1e-3, u.dtype)[1], rms_norm_op(u, w, 1e-3), short_convolution_op(u, taps, w)
+
+    def specification(u, w):
+        y = selective_scan(u, dt, A, B, B, w, (-1, 1), form="recurrent")[0]
+        return y, add_norm(u, u, w, 1e-3)[1], rms_norm(u, w, 1e-3), short_convolution(u, taps, w)[0]
+
+    compare(kernels, specification, (u, w))
+
+
 @pytest.mark.parametrize(("T", "K", "has_bias"), [(2, 4, True), (40, 4, False), (5, 1, True)])
 def test_short_convolution_of_half_a_projection(T, K, has_bias):
     x, weight, bias = torch.randn(2, T, 24), torch.randn(12, K), torch.randn(12)

@@ -121,6 +121,7 @@ def test_words_and_sizes_that_do_not_fit(monkeypatch):
     [
         ([[0, 1, 2], [1, 0, 2]], "table: entries must be states from 0 to 1, row 0 has 2"),
         ([[0], [1]], "table: a group's table must have as many entries in a row as rows"),
+        ([[0]], "table: the group must have 2 to 360 elements, got 1"),
         ([[1, 1], [0, 0]], "table: not a group, no element e has e "),
         ([[0, 1], [1, 1]], "table: not a group, row 1 has an element twice"),
         (

@@ -15,7 +15,7 @@ PROGRAMS = 512  # of the backward kernel: each writes its share of the gradient 
 @torch.library.custom_op("lrnn::add_norm", mutates_args=())
 def add_norm_op(x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return s = x + y (..., D) in the dtype of x, and its norm in `dtype`."""
-    x, y, (rows, sizes) = x.contiguous(), y.contiguous(), _sizes(x)
+    x, y, weight, (rows, sizes) = x.contiguous(), y.contiguous(), weight.contiguous(), _sizes(x)
     s, h = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
     forward_kernel[(cdiv(rows, sizes["BR"]),)](x, y, weight, s, h, rows, eps, HAS_Y=True, **sizes)
     return s, h
@@ -63,7 +63,7 @@ add_norm_op.register_autograd(_backward, setup_context=_keep)
 @torch.library.custom_op("lrnn::rms_norm", mutates_args=())
 def rms_norm_op(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return the norm of x (..., D), in the dtype of x."""
-    x, (rows, sizes) = x.contiguous(), _sizes(x)
+    x, weight, (rows, sizes) = x.contiguous(), weight.contiguous(), _sizes(x)
     h = torch.empty_like(x)
     forward_kernel[(cdiv(rows, sizes["BR"]),)](x, None, weight, None, h, rows, eps, HAS_Y=False, **sizes)
     return h
@@ -101,11 +101,11 @@ def _gradients(
     s: Tensor, weight: Tensor, ds: Tensor | None, dh: Tensor, eps: float, dy: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of x, which are also written to `dy`, and of weight."""
-    rows, sizes = _sizes(s)
+    weight, dh, (rows, sizes) = weight.contiguous(), dh.contiguous(), _sizes(s)
     dx, programs = torch.empty_like(s), min(PROGRAMS, cdiv(rows, sizes["BR"]))
     dweight = s.new_empty(programs, s.shape[-1], dtype=torch.float32)
     backward_kernel[(programs,)](
-        s, weight, ds, dh.contiguous(), dx, dy, dweight, rows, eps, HAS_DS=ds is not None, HAS_Y=dy is not None, **sizes
+        s, weight, ds, dh, dx, dy, dweight, rows, eps, HAS_DS=ds is not None, HAS_Y=dy is not None, **sizes
     )
     return dx, dweight.sum(0).to(weight.dtype)
 

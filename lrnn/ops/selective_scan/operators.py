@@ -46,7 +46,8 @@ def selective_scan_op(
     h_end = u.new_empty(batch, D, padded_N, dtype=torch.float32)
     starts = u.new_empty(batch, cdiv(T, CHUNK) if keep_starts else 0, D, padded_N, dtype=torch.float32)
     h0 = None if h0 is None else _pad(h0, padded_N)
-    u, dt, A, B, C = u.contiguous(), dt.contiguous(), *(_pad(x, padded_N) for x in (A, B, C))
+    u, dt, skip = u.contiguous(), dt.contiguous(), skip.contiguous()
+    A, B, C = (_pad(x, padded_N) for x in (A, B, C))
     options = FORWARD_LONG if T >= LONG else FORWARD
     for n0 in range(0, padded_N, BN):
         forward_kernel[(cdiv(D, options["BD"]), batch)](
@@ -100,7 +101,8 @@ def selective_scan_backward(
     if in_order:
         programs = batch * blocks
     dh_end = None if dh_end is None else _pad(dh_end, padded_N)
-    u, dt, dy, A, B, C = u.contiguous(), dt.contiguous(), dy.contiguous(), *(_pad(x, padded_N) for x in (A, B, C))
+    u, dt, dy, skip = u.contiguous(), dt.contiguous(), dy.contiguous(), skip.contiguous()
+    A, B, C = (_pad(x, padded_N) for x in (A, B, C))
 
     def buffer(*shape: int) -> Tensor:
         return u.new_empty(shape, dtype=torch.float32)

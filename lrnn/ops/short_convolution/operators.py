@@ -23,6 +23,7 @@ def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
     """Return SiLU of the convolution of x (batch, T, C), with zeros before its start; weight (C, K), bias (C,)."""
     batch, T, C = x.shape
     x, weight = evenly_spaced_rows(x), weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
     y = x.new_empty(batch, T, C)
     forward_kernel[(cdiv(C, FORWARD["BC"]), cdiv(T, FORWARD["BT"]), batch)](
         x, weight, bias, y, T, x.stride(1), C=C, K=weight.shape[1], HAS_BIAS=bias is not None, **FORWARD
@@ -42,6 +43,7 @@ def short_convolution_backward(
     """Return the gradients of x, weight and bias; without a bias the last is empty."""
     (batch, T, C), K = x.shape, weight.shape[1]
     x, weight, dy = evenly_spaced_rows(x), weight.contiguous(), dy.contiguous()
+    bias = None if bias is None else bias.contiguous()
     blocks = cdiv(T, BACKWARD["BT"])
     dx = x.new_empty(batch, T, C)
     dw = x.new_empty(batch * blocks, K, C, dtype=torch.float32)
