@@ -86,10 +86,15 @@ def _medians(rows: list[dict[Any, Any]], lengths: list[int]) -> list[tuple[str, 
             family,
             f"{group[0]['chance']:.3f}",
             str(len(group)),
-            *(f"{median(row[length] for row in group):.3f}" for length in lengths),
+            *(_median([row[length] for row in group if length in row]) for length in lengths),
         )
         for (family, model), group in groups.items()
     ]
+
+
+def _median(values: list[float]) -> str:
+    """Return the text of the median; a dash where no run has questions of that length."""
+    return f"{median(values):.3f}" if values else "-"
 
 
 def main() -> None:

@@ -39,13 +39,13 @@ def test_medians_by_family_and_length(tmp_path, capsys):
     assert "choices.csv" in capsys.readouterr().out
 
 
-def test_tasks_have_rows_of_their_own(tmp_path):
+def test_tasks_have_rows_and_may_have_lengths_of_their_own(tmp_path):
     cells = make_cells([Block({"A": ""}, {"short": "", "long": ""})], [1e-3], [0, 1], "")
     claim_folder(tmp_path, cells)
-    for cell, accuracy in zip(cells, (0.5, 0.9), strict=True):
+    for cell, accuracies in zip(cells, ({"4": 0.5}, {"4": 0.9, "16": 0.7}), strict=True):
         for run in cell.runs(tmp_path):
-            write(run, {"4": accuracy})
+            write(run, accuracies)
     choices(str(tmp_path))
     table = (tmp_path / "choices.md").read_text()
-    assert "| A on short | boards | 0.200 | 2 | 0.500 |" in table
-    assert "| A on long | boards | 0.200 | 2 | 0.900 |" in table
+    assert "| A on short | boards | 0.200 | 2 | 0.500 | - |" in table
+    assert "| A on long | boards | 0.200 | 2 | 0.900 | 0.700 |" in table
