@@ -56,8 +56,8 @@ class BestWeights(L.Callback):
         lengths = length_task(trainer).test_lengths
         scores = scorer(trainer, pl_module, self.segment)(*lengths, self.samples, validation=True)
         score = scores.scaled_accuracy
-        if trainer.logger:
-            trainer.logger.log_metrics({"length/selection": score}, trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics({"length/selection": score}, trainer.global_step)
         # of equal scores, keep the weights that were trained longer
         if not self.best or score >= self.best["selection_scaled_accuracy"]:
             self.best = {"step": trainer.global_step, "selection_scaled_accuracy": score}
