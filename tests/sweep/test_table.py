@@ -129,9 +129,10 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
 
 
 def test_differences_from_the_protocol_of_the_paper():
-    data = {"init_args": {"batch_size": 1024, "train_lengths": [3, 40], "curriculum": [{"lengths": [3, 9]}]}}
+    data = {"init_args": {"batch_size": 256, "train_lengths": [3, 40], "curriculum": [{"lengths": [3, 9]}]}}
     model = {"init_args": {"layers": 3, "width": 64, "betas": [0.9, 0.95], "weight_decay": 0.1, "adam_eps": 1e-15}}
-    run = {"trainer": {"max_steps": 100_000}, "data": data, "model": model}
+    trainer = {"max_steps": 100_000, "accumulate_grad_batches": 4}  # steps of 1,024 sequences
+    run = {"trainer": trainer, "data": data, "model": model}
     rates = (1e-2, 1e-3, 5e-4, 1e-4)
     same = ["a length curriculum", "betas [0.9, 0.95]", "epsilon 1e-15"]
     assert differences("sLSTM", "modular_arithmetic", run, rates) == same
