@@ -169,7 +169,7 @@ def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):
         "        super().__init__()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    cell = Cell("Model", "my_task", (), (0.1,), (0,))
+    cell = Cell("Model", "mine w/ [/red]", (), (0.1,), (0,))
     claim_folder(tmp_path / "sweep", [cell])
     [run] = cell.runs(tmp_path / "sweep")
     run.folder.mkdir(parents=True)
@@ -179,5 +179,6 @@ def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):
     (run.folder / "length_generalization.json").write_text(json.dumps(result))
     table(str(tmp_path / "sweep"))
     text = (tmp_path / "sweep/table.md").read_text()
+    assert "](mine_w_red.png)" in text and (tmp_path / "sweep/mine_w_red.png").is_file()
     assert "tested on 5 to 6 (7 sequences). A score of 0 is chance, an accuracy of 0.250.\n" in text
     assert "| Model | - | 0.500/0.500 | - | 0.500 | 0.250 | - | 0.1 | 1 |" in text  # at 8; nothing noted its seconds
