@@ -187,7 +187,7 @@ def test_a_run_cut_off_in_its_last_evaluation_ends_with_the_same_weights_and_is_
 def test_accumulated_steps_equal_one_large_batch(tmp_path):
     """Micro-batches have different numbers of labels, and gate saturation adds to the loss."""
     common = (*TINY, "--trainer.max_steps=5", "--trainer.precision=64-true", "--trainer.log_every_n_steps=2")
-    ends = []
+    ends, losses = [], []
     for batch_size, accumulate in ((4, 4), (1, 16), (16, 1)):
         run = [f"--data.batch_size={batch_size}", f"--trainer.accumulate_grad_batches={accumulate}"]
         cli = fit([*common, *run, f"--run_dir={tmp_path}/{batch_size}"])
@@ -196,6 +196,8 @@ def test_accumulated_steps_equal_one_large_batch(tmp_path):
         events = EventAccumulator(f"{tmp_path}/{batch_size}").Reload()
         steps = [[event.step for event in events.Scalars(f"train/{name}")] for name in ("loss", "gate_saturation")]
         assert steps == [[1, 3]] * 2
+        losses.append([event.value for event in events.Scalars("train/loss")])
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6) and losses[1] == pytest.approx(losses[2], rel=1e-6)
     torch.testing.assert_close(ends[0], ends[2], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(ends[1], ends[2], rtol=1e-9, atol=1e-9)
 
