@@ -127,7 +127,7 @@ def begin(run: Run, slot: Slot) -> Attempt | None:
     if lock is None:
         return None
     arguments = [*run.arguments(), "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    if run.checkpoint.is_file():
+    if run.checkpoint.exists():  # a file, or with fsdp2 a folder
         arguments.append("--resume=true")
     else:  # cut off before its first checkpoint, if it was started at all
         shutil.rmtree(run.folder, ignore_errors=True)

@@ -158,6 +158,14 @@ def test_a_run_that_ends_without_scores_is_told_from_one_that_fails(gpu, tmp_pat
     assert "it wrote no length_generalization.json, as --trainer.callbacks+=" in reason
 
 
+def test_a_run_goes_on_from_a_checkpoint_in_shards(tmp_path):
+    cell = make_cell(seeds=(0,))
+    [run] = cell.runs(tmp_path / "sweep")
+    run.checkpoint.mkdir(parents=True)
+    run_to_the_end(Schedule([run], [Device(None)]))
+    assert [line[1] for line in started(tmp_path / "sweep", cell)] == ["True"]
+
+
 @pytest.mark.parametrize("ended", ["in training", "idle"])
 def test_a_worker_that_dies_is_replaced(ended, tmp_path):
     arguments = ["--dies=0"] if ended == "in training" else []
