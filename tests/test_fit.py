@@ -202,6 +202,12 @@ def test_accumulated_steps_equal_one_large_batch(tmp_path):
     torch.testing.assert_close(ends[1], ends[2], rtol=1e-9, atol=1e-9)
 
 
+def test_the_data_has_the_seed_that_lightning_chooses(tmp_path):
+    cli = fit([*TINY, "--trainer.max_steps=1", "--seed_everything=true", f"--run_dir={tmp_path}/run"])
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert cli.datamodule.seed == saved["seed_everything"]
+
+
 class Float16(MixedPrecision):
     """Lightning's float16 precision, which it replaces by bfloat16 on a CPU unless it is given as a plugin."""
 
