@@ -35,6 +35,7 @@ class BestWeights(L.Callback):
         self.samples = samples
         self.segment = segment
         self.best: dict[str, Any] = {}  # step and score of the best weights so far
+        self.kept_at = -1  # step at which this process kept them, if it did
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
@@ -61,6 +62,7 @@ class BestWeights(L.Callback):
         # of equal scores, keep the weights that were trained longer
         if not self.best or score >= self.best["selection_scaled_accuracy"]:
             self.best = {"step": trainer.global_step, "selection_scaled_accuracy": score}
+            self.kept_at = trainer.global_step
             trainer.save_checkpoint(self._path(trainer), weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:

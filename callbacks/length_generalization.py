@@ -134,7 +134,7 @@ class LengthGeneralization(L.Callback):
         best = next((callback for callback in members_of(trainer).callbacks if isinstance(callback, BestWeights)), None)
         if best is None or not best.best:
             return {}
-        if best.best["step"] == trainer.global_step:
+        if best.kept_at == trainer.global_step:
             return {"best_checkpoint": best.best | of_last}
         with best.in_place(trainer, model):
             return {"best_checkpoint": best.best | self._score_test_set(trainer, model)}

@@ -95,7 +95,7 @@ def test_the_option_that_best_weights_replaced_is_refused(tmp_path):
         fit(options)
 
 
-def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
+def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path, monkeypatch):
     def train(steps, best=BestWeights, **options):
         callback = LengthGeneralization(lengths=(40, 150), final_lengths=(), samples=400)
         trainer = L.Trainer(
@@ -127,6 +127,12 @@ def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
     assert after["best_checkpoint"].items() >= {"step": 5, **scores(200)}.items()
     assert after.items() >= scores(70).items()
     assert "best_checkpoint" not in train(3, best=None)
+    train(1)
+    first = (tmp_path / "last.ckpt").rename(tmp_path / "first.ckpt")
+    train(2, ckpt_path=first)
+    monkeypatch.setattr(ComesAndGoes, "MEMORY", (50.0, 60.0))  # another attempt at step 2, as after a last evaluation
+    again = train(2, ckpt_path=first)  # that was cut off, may differ: on a GPU, or with another batch size
+    assert again["best_checkpoint"].items() >= {"step": 2, **scores(200)}.items()
 
 
 @pytest.mark.parametrize("lengths", [{"lengths": (2,)}, {"lengths": (), "final_lengths": (2,)}, {"prefix_length": 2}])
