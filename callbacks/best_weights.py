@@ -50,13 +50,13 @@ class BestWeights(L.Callback):
         # best.ckpt may be younger than the checkpoint that training goes on from, so its own record counts
         if trainer.ckpt_path and self._path(trainer).is_file():
             self.best = self._read(trainer)["callbacks"][self.state_key]["best"]
+            with self.in_place(trainer, pl_module):  # again, as a resumed run may have other validation sequences
+                self.best["selection_scaled_accuracy"] = self._score(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        lengths = length_task(trainer).test_lengths
-        scores = scorer(trainer, pl_module, self.segment)(*lengths, self.samples, validation=True)
-        score = scores.scaled_accuracy
+        score = self._score(trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_metrics({"length/selection": score}, trainer.global_step)
         # of equal scores, keep the weights that were trained longer
@@ -77,6 +77,10 @@ class BestWeights(L.Callback):
             yield
         finally:
             model.load_state_dict(last)
+
+    def _score(self, trainer: L.Trainer, model: L.LightningModule) -> float:
+        lengths = length_task(trainer).test_lengths
+        return scorer(trainer, model, self.segment)(*lengths, self.samples, validation=True).scaled_accuracy
 
     def _path(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir, "checkpoints", "best.ckpt")
