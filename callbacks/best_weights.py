@@ -35,6 +35,7 @@ class BestWeights(L.Callback):
         self.samples = samples
         self.segment = segment
         self.best: dict[str, Any] = {}  # step and score of the best weights so far
+        self.kept_at = -1  # step at which this process kept them, if it did
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
@@ -49,18 +50,19 @@ class BestWeights(L.Callback):
         # best.ckpt may be younger than the checkpoint that training goes on from, so its own record counts
         if trainer.ckpt_path and self._path(trainer).is_file():
             self.best = self._read(trainer)["callbacks"][self.state_key]["best"]
+            with self.in_place(trainer, pl_module):  # again, as a resumed run may have other validation sequences
+                self.best["selection_scaled_accuracy"] = self._score(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        lengths = length_task(trainer).test_lengths
-        scores = scorer(trainer, pl_module, self.segment)(*lengths, self.samples, validation=True)
-        score = scores.scaled_accuracy
-        if trainer.logger:
-            trainer.logger.log_metrics({"length/selection": score}, trainer.global_step)
+        score = self._score(trainer, pl_module)
+        for logger in trainer.loggers:
+            logger.log_metrics({"length/selection": score}, trainer.global_step)
         # of equal scores, keep the weights that were trained longer
         if not self.best or score >= self.best["selection_scaled_accuracy"]:
             self.best = {"step": trainer.global_step, "selection_scaled_accuracy": score}
+            self.kept_at = trainer.global_step
             trainer.save_checkpoint(self._path(trainer), weights_only=False)
 
     def state_dict(self) -> dict[str, Any]:
@@ -75,6 +77,10 @@ class BestWeights(L.Callback):
             yield
         finally:
             model.load_state_dict(last)
+
+    def _score(self, trainer: L.Trainer, model: L.LightningModule) -> float:
+        lengths = length_task(trainer).test_lengths
+        return scorer(trainer, model, self.segment)(*lengths, self.samples, validation=True).scaled_accuracy
 
     def _path(self, trainer: L.Trainer) -> Path:
         return Path(trainer.default_root_dir, "checkpoints", "best.ckpt")

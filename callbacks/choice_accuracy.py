@@ -47,13 +47,13 @@ class ChoiceAccuracy(L.Callback):
             return
         record = accuracy_record(questions, scores)
         write_record(Path(trainer.default_root_dir, "choice_accuracy.json"), record)
-        if trainer.logger:
-            values = {
-                f"choices/{family}/{length}": accuracy
-                for family, one in record["families"].items()
-                for length, accuracy in one["accuracy_at"].items()
-            }
-            trainer.logger.log_metrics(values, trainer.global_step)
+        values = {
+            f"choices/{family}/{length}": accuracy
+            for family, one in record["families"].items()
+            for length, accuracy in one["accuracy_at"].items()
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
 
 
 def _choice_task(trainer: L.Trainer) -> ChoiceTask:

@@ -48,7 +48,8 @@ class CosineWarmup(L.Callback):
             for group in optimizer.param_groups:
                 group["lr"] = self.rate(group["peak_lr"], step, total)
         # once a step, which may have several batches; pl_module.log would copy the number to the GPU and wait
-        if trainer.logger and step != self._logged and (step + 1) % members_of(trainer).log_every_n_steps == 0:
+        if trainer.loggers and step != self._logged and (step + 1) % members_of(trainer).log_every_n_steps == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            trainer.logger.log_metrics({"train/learning_rate": rate}, step)
+            for logger in trainer.loggers:
+                logger.log_metrics({"train/learning_rate": rate}, step)
             self._logged = step

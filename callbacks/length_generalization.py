@@ -98,8 +98,8 @@ class LengthGeneralization(L.Callback):
             **self._best_checkpoint(trainer, pl_module, record),
         }
         if trainer.is_global_zero:
-            if trainer.logger:
-                trainer.logger.log_metrics({"length/test": record["scaled_accuracy"]}, trainer.global_step)
+            for logger in trainer.loggers:
+                logger.log_metrics({"length/test": record["scaled_accuracy"]}, trainer.global_step)
             path = Path(trainer.default_root_dir, "length_generalization.json")
             write_record(path, self.results)  # a run that has this file is finished
             rank_zero_info(f"{_summary(self.results)}; written to {path}")
@@ -108,7 +108,7 @@ class LengthGeneralization(L.Callback):
         if self.prefix_length is None:
             return {}
         scores = prefix_scorer(trainer, model, self.segment)(self.prefix_length, samples)
-        if trainer.is_global_zero and trainer.logger:
+        if trainer.is_global_zero and trainer.loggers:
             self._log_prefixes(trainer, scores)
         return {"prefixes": {"length": self.prefix_length, "samples": samples, **vars(scores)}}
 
@@ -121,8 +121,9 @@ class LengthGeneralization(L.Callback):
         shown = [t for t in scores.positions if t == last or t & (t - 1) == 0]
         values = {f"sequence_accuracy/{t}": curves["sequence_accuracy"][t] for t in shown}
         values |= {f"label_accuracy/{t}": curves["accuracy"][t] for t in shown}
-        assert trainer.logger is not None and self.prefix_length is not None
-        trainer.logger.log_metrics(values, trainer.global_step)
+        assert self.prefix_length is not None
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
         longest = last * length_task(trainer).train_lengths[1] / self.prefix_length
         drawn = {"labels up to t": [curves["sequence_accuracy"]], "label at t": [curves["accuracy"]]}
         figure = prefix_figure(drawn, longest)
@@ -133,7 +134,7 @@ class LengthGeneralization(L.Callback):
         best = next((callback for callback in members_of(trainer).callbacks if isinstance(callback, BestWeights)), None)
         if best is None or not best.best:
             return {}
-        if best.best["step"] == trainer.global_step:
+        if best.kept_at == trainer.global_step:
             return {"best_checkpoint": best.best | of_last}
         with best.in_place(trainer, model):
             return {"best_checkpoint": best.best | self._score_test_set(trainer, model)}
@@ -148,9 +149,10 @@ class LengthGeneralization(L.Callback):
         return {length: score(length, length, self.samples) for length in lengths}
 
     def _log(self, trainer: L.Trainer, curve: Mapping[int, float]) -> None:
-        if not (trainer.is_global_zero and trainer.logger):
+        if not (trainer.is_global_zero and trainer.loggers):
             return
-        trainer.logger.log_metrics({f"length/{n}": value for n, value in curve.items()}, trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics({f"length/{n}": value for n, value in curve.items()}, trainer.global_step)
         figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
         log_figure(trainer, "length_generalization", figure)
 

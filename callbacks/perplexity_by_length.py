@@ -83,11 +83,12 @@ class PerplexityByLength(L.Callback):
         return data.validation_sequences(max(self.lengths), self.sequences)
 
     def _log(self, trainer: L.Trainer, scores: Any) -> None:
-        if not trainer.logger:
+        if not trainer.loggers:
             return
         values = {f"perplexity_up_to/{n}": value for n, value in scores.running_at.items()}
         values |= {f"perplexity_at/{n}": value for n, value in scores.position_at.items()}
-        trainer.logger.log_metrics(values, trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
         context = getattr(members_of(trainer).datamodule, "context", None)
         figure = perplexity_figure({"validation": {"this run": scores}}, {"this run": context})
         log_figure(trainer, "perplexity_by_length", figure)

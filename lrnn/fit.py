@@ -141,6 +141,9 @@ class FitCLI(LightningCLI):
             raise ConfigError(f"trainer.max_steps: must be at least 1, since the schedule ends there, got {steps}")
         self._check_machine()
         self._check_run_dir()
+        options = self.config.data.get("init_args") or {}
+        if "seed" in options:  # by the link, which has seen seed_everything=true and not what Lightning made of it
+            options["seed"] = int(self.config.seed_everything)
 
     def _check_machine(self) -> None:
         trainer = self.config.trainer

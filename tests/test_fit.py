@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lrnn.fit import FitCLI, fit
 from lrnn.generate import load_model
+from lrnn.ops import forms_in_use
 from lrnn.runtime.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
@@ -186,7 +187,7 @@ def test_a_run_cut_off_in_its_last_evaluation_ends_with_the_same_weights_and_is_
 def test_accumulated_steps_equal_one_large_batch(tmp_path):
     """Micro-batches have different numbers of labels, and gate saturation adds to the loss."""
     common = (*TINY, "--trainer.max_steps=5", "--trainer.precision=64-true", "--trainer.log_every_n_steps=2")
-    ends = []
+    ends, losses = [], []
     for batch_size, accumulate in ((4, 4), (1, 16), (16, 1)):
         run = [f"--data.batch_size={batch_size}", f"--trainer.accumulate_grad_batches={accumulate}"]
         cli = fit([*common, *run, f"--run_dir={tmp_path}/{batch_size}"])
@@ -195,8 +196,16 @@ def test_accumulated_steps_equal_one_large_batch(tmp_path):
         events = EventAccumulator(f"{tmp_path}/{batch_size}").Reload()
         steps = [[event.step for event in events.Scalars(f"train/{name}")] for name in ("loss", "gate_saturation")]
         assert steps == [[1, 3]] * 2
+        losses.append([event.value for event in events.Scalars("train/loss")])
+    assert losses[0] == pytest.approx(losses[2], rel=1e-6) and losses[1] == pytest.approx(losses[2], rel=1e-6)
     torch.testing.assert_close(ends[0], ends[2], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(ends[1], ends[2], rtol=1e-9, atol=1e-9)
+
+
+def test_the_data_has_the_seed_that_lightning_chooses(tmp_path):
+    cli = fit([*TINY, "--trainer.max_steps=1", "--seed_everything=true", f"--run_dir={tmp_path}/run"])
+    saved = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert cli.datamodule.seed == saved["seed_everything"]
 
 
 class Float16(MixedPrecision):
@@ -264,9 +273,11 @@ def test_two_processes_train_log_and_evaluate_as_one(tmp_path):
 
 
 def test_the_forms_that_the_ops_run_in_are_recorded(tmp_path):
+    forms_in_use["mlstm"] = "chunked"  # by an earlier run in this process
     fit([*TINY, "--trainer.max_steps=1", f"--run_dir={tmp_path}/run"])
     assert yaml.safe_load((tmp_path / "run/hparams.yaml").read_text())["form"] == "auto"
-    assert json.loads((tmp_path / "run/forms_in_use.json").read_text())["delta_rule"] == "chunked"
+    recorded = json.loads((tmp_path / "run/forms_in_use.json").read_text())
+    assert recorded["delta_rule"] == "chunked" and "mlstm" not in recorded
     assert load_model(f"{tmp_path}/run/checkpoints/last.ckpt").hparams["form"] == "auto"
 
 

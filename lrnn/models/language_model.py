@@ -198,7 +198,10 @@ class LanguageModel(L.LightningModule):
         loss = self.loss(batch.inputs, batch.labels)
         # not at every step and without prog_bar, as the CPU would wait for the GPU; the Progress bar shows the loss
         if (self.trainer.global_step + 1) % self.log_every_n_steps == 0:
-            self._log_means({"loss": loss.detach(), **self.auxiliary_terms})
+            weighted = loss.detach()
+            if self.labels_per_batch is not None:  # as in the gradient
+                weighted = weighted * ((batch.labels != IGNORE).sum() / self.labels_per_batch)
+            self._log_means({"loss": weighted, **self.auxiliary_terms})
         return loss
 
     def _log_means(self, values: Mapping[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lrnn.sweep.device import Device
-from lrnn.sweep.grid import Run
+from lrnn.sweep.grid import RESULT, Run
 
 FIT = (sys.executable, "-m", "lrnn.fit")
 WORKER = (sys.executable, "-m", "lrnn.sweep.worker")
@@ -106,12 +106,17 @@ class Attempt:
         self.lock.close()
 
     def complaint(self) -> str:
-        """Return why the run has no result: the signal, and the last line of this attempt's log that names an error."""
+        """Return why the run has no result: the signal, and the last line of this attempt's log that names an error.
+
+        A run that came to its end needs the callback that writes results.
+        """
         attempt = self.run.beside(".log").read_text(errors="replace").rpartition(f"{HEADING}python ")[2]
         lines = [line.strip() for line in attempt.splitlines()[1:] if line.strip()]
         errors = [line for line in lines if re.match(r"(error|[\w.]*(Error|Exception|Interrupt))\b", line)]
         code = self.process.poll()
-        if code is not None and code < 0:
+        if not code:  # 0, or none, as a worker lives on
+            return f"it wrote no {RESULT}, as --trainer.callbacks+=callbacks.LengthGeneralization does"
+        if code < 0:
             return ", ".join((f"killed by signal {-code}", *errors[-1:]))
         return (errors or lines or ["it printed nothing"])[-1]
 
@@ -122,7 +127,7 @@ def begin(run: Run, slot: Slot) -> Attempt | None:
     if lock is None:
         return None
     arguments = [*run.arguments(), "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-    if run.checkpoint.is_file():
+    if run.checkpoint.exists():  # a file, or with fsdp2 a folder
         arguments.append("--resume=true")
     else:  # cut off before its first checkpoint, if it was started at all
         shutil.rmtree(run.folder, ignore_errors=True)

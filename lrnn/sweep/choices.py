@@ -62,6 +62,7 @@ def _rows(run: Run, record: dict[str, Any]) -> list[dict[Any, Any]]:
     return [
         {
             "model": run.cell.model,
+            "task": run.cell.task,
             "rate": run.learning_rate,
             "seed": run.seed,
             "family": family,
@@ -74,8 +75,10 @@ def _rows(run: Run, record: dict[str, Any]) -> list[dict[Any, Any]]:
 
 def _medians(rows: list[dict[Any, Any]], lengths: list[int]) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, str], list[dict[Any, Any]]] = {}
+    several = {key for key in ("task", "rate") if len({row[key] for row in rows}) > 1}
     for row in rows:
-        name = row["model"] if len({one["rate"] for one in rows}) == 1 else f"{row['model']}, rate {row['rate']:g}"
+        name = row["model"] + (f" on {row['task']}" if "task" in several else "")
+        name += f", rate {row['rate']:g}" if "rate" in several else ""
         groups.setdefault((row["family"], name), []).append(row)
     return [
         (
@@ -83,10 +86,15 @@ def _medians(rows: list[dict[Any, Any]], lengths: list[int]) -> list[tuple[str, 
             family,
             f"{group[0]['chance']:.3f}",
             str(len(group)),
-            *(f"{median(row[length] for row in group):.3f}" for length in lengths),
+            *(_median([row[length] for row in group if length in row]) for length in lengths),
         )
         for (family, model), group in groups.items()
     ]
+
+
+def _median(values: list[float]) -> str:
+    """Return the text of the median; a dash where no run has questions of that length."""
+    return f"{median(values):.3f}" if values else "-"
 
 
 def main() -> None:

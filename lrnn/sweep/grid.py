@@ -25,6 +25,8 @@ import yaml
 
 from lrnn.runtime.errors import ConfigError
 
+RESULT = "length_generalization.json"  # in the folder of a run that is finished
+
 
 @dataclass
 class Block:
@@ -116,7 +118,7 @@ class Run:
 
     def result(self) -> dict[str, Any] | None:
         """Return what length generalization wrote at the end, or None if the run is not finished."""
-        path = self.folder / "length_generalization.json"
+        path = self.folder / RESULT
         return json.loads(path.read_text()) if path.is_file() else None
 
     def seconds(self) -> float | None:

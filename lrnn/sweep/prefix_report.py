@@ -35,13 +35,13 @@ def prefix_lines(name: str, rows: Sequence[Row], train_length: int, folder: Path
     trained = scored["positions"][-1] * train_length / scored["length"]
     figure = prefix_figure(curves, trained)
     figure.axes[0].set_title(name)
-    figure.savefig(folder / f"{name}_prefixes.png", dpi=150)
+    picture = f"{rows[0].cell.folder.parent}_prefixes.png"
+    figure.savefig(folder / picture, dpi=150)
     last = max(common)
     columns = [t for t in sorted(common) if t == last or (t & (t - 1) == 0 and t > 1)][-SHOWN:]
     header = ("model", *(f"t = {t:,}" for t in columns), "right up to", "seeds", "steps")
     texts = [_texts(row, curves[row.cell.model], columns) for row in rows if row.cell.model in curves]
-    picture = f"![Sequence accuracy against t]({name}_prefixes.png)"
-    return ["", EXPLANATION, "", *markdown(header, texts), "", picture]
+    return ["", EXPLANATION, "", *markdown(header, texts), "", f"![Sequence accuracy against t]({picture})"]
 
 
 def _curve(one: Finished) -> dict[int, float]:

@@ -41,8 +41,9 @@ def differences(model: str, task: str, configuration: Mapping[str, Any], rates: 
     if (steps := trainer.get("max_steps", 100_000)) != 100_000:
         found.append(f"{steps:,} steps, not 100,000")
     batch = 512 if model == "mLSTM" else 1024
-    if data.get("batch_size", batch) != batch:
-        found.append(f"batches of {data['batch_size']:,}, not {batch:,}")
+    # a run of a sweep has one device
+    if (ours := data.get("batch_size", batch) * trainer.get("accumulate_grad_batches", 1)) != batch:
+        found.append(f"batches of {ours:,}, not {batch:,}")
     shapes = {"layers": LAYERS.get(task, 3), "width": XLSTM_IN_ARITHMETIC if arithmetic and xlstm else 128}
     found += [
         f"{name} {options[name]}, not {paper}" for name, paper in shapes.items() if options.get(name, paper) != paper

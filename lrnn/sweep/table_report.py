@@ -97,8 +97,9 @@ def write_report(
         if differing:
             lines += ["", DIFFERS, "", *(f"- {line}" for line in differing)]
         if name in tasks:
-            _figure(name, its_rows, tasks[name], measure).savefig(folder / f"{name}.png", dpi=150)
-            lines += ["", f"![{_words(measure).capitalize()} against sequence length]({name}.png)"]
+            picture = f"{its_rows[0].cell.folder.parent}.png"  # the name of a task may have any character
+            _figure(name, its_rows, tasks[name], measure).savefig(folder / picture, dpi=150)
+            lines += ["", f"![{_words(measure).capitalize()} against sequence length]({picture})"]
             lines += prefix_lines(name, its_rows, tasks[name].train_lengths[1], folder)
     missing = _missing(rows) if measure == "scaled_accuracy" else ""
     lines += ["", "## Not run", "", missing] if missing else []
@@ -147,7 +148,7 @@ def _missing(rows: Sequence[Row]) -> str:
 
 
 def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Sequence[str]]) -> Table:
-    printed = Table(title=name, caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    printed = Table(title=escape(name), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in header:
         printed.add_column(heading, no_wrap=heading != "seeds", min_width=6 if heading == "seeds" else None)
     for cells in texts:

@@ -1,3 +1,4 @@
+import json
 import math
 from itertools import pairwise
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ def test_cosine_warmup_against_its_formula():
 
 def test_cosine_warmup_sets_the_optimizer_and_survives_its_checkpoint():
     optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=1e-2)
-    trainer = SimpleNamespace(estimated_stepping_batches=100, optimizers=[optimizer], global_step=0, logger=None)
+    trainer = SimpleNamespace(estimated_stepping_batches=100, optimizers=[optimizer], global_step=0, loggers=[])
     CosineWarmup().on_fit_start(trainer, None)
     for step in (0, 55, 99):
         trainer.global_step = step
@@ -87,6 +88,25 @@ def test_a_step_of_several_batches_is_logged_once_also_after_a_resume(tmp_path, 
     steps = steps_logged(tmp_path / "run")
     assert steps["train/learning_rate"] == steps["train/loss"] == [0, 1, 2, 3]
     assert steps["eigenvalues/least"] == [2, 4]
+
+
+def test_every_logger_gets_every_value(tmp_path, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    names = ("BestWeights", "LengthGeneralization", "Spectrum", "Throughput")
+    callbacks = [{"class_path": f"callbacks.{name}"} for name in names]
+    callbacks[0]["init_args"] = {"samples": 2}
+    callbacks[1]["init_args"] = {"samples": 2, "lengths": [8], "final_lengths": [9], "prefix_length": 8}
+    callbacks[2]["init_args"] = {"every": 2}
+    loggers = [
+        {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": f"{tmp_path}/{name}"}}
+        for name in ("first", "second")
+    ]
+    trainer = (f"callbacks={json.dumps(callbacks)}", f"logger={json.dumps(loggers)}", "max_steps=4")
+    trainer += ("val_check_interval=2", "log_every_n_steps=1")
+    train(tmp_path / "run", *trainer, more=["--data.validation_samples=4", "--data.test_samples=4"])
+    (first, second) = (file.read_text().splitlines() for file in sorted(tmp_path.glob("*/**/metrics.csv")))
+    tags = ("length/8", "length/test", "length/selection", "label_accuracy/6", "train/learning_rate")
+    assert {*tags} <= {*first[0].split(",")} and first == second
 
 
 class ProgressShown(L.Callback):

@@ -95,7 +95,7 @@ def test_the_option_that_best_weights_replaced_is_refused(tmp_path):
         fit(options)
 
 
-def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
+def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path, monkeypatch):
     def train(steps, best=BestWeights, **options):
         callback = LengthGeneralization(lengths=(40, 150), final_lengths=(), samples=400)
         trainer = L.Trainer(
@@ -127,6 +127,32 @@ def test_the_weights_of_the_best_validation_are_kept_and_scored(tmp_path):
     assert after["best_checkpoint"].items() >= {"step": 5, **scores(200)}.items()
     assert after.items() >= scores(70).items()
     assert "best_checkpoint" not in train(3, best=None)
+    train(1)
+    first = (tmp_path / "last.ckpt").rename(tmp_path / "first.ckpt")
+    train(2, ckpt_path=first)
+    monkeypatch.setattr(ComesAndGoes, "MEMORY", (50.0, 60.0))  # another attempt at step 2, as after a last evaluation
+    again = train(2, ckpt_path=first)  # that was cut off, may differ: on a GPU, or with another batch size
+    assert again["best_checkpoint"].items() >= {"step": 2, **scores(200)}.items()
+
+
+def test_the_best_weights_are_scored_again_where_the_validation_sequences_change(tmp_path):
+    def train(steps, lengths, **options):
+        best = BestWeights(samples=500)
+        trainer = L.Trainer(
+            accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False, max_steps=steps,
+            val_check_interval=1, num_sanity_val_steps=0, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[best],
+        )  # fmt: skip
+        task = Parity(batch_size=4, test_lengths=lengths, validation_samples=4)
+        trainer.fit(ComesAndGoes(), datamodule=task, **options)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return best.best
+
+    assert train(1, (3, 40)) == {"step": 1, "selection_scaled_accuracy": 1.0}  # remembers 50 bits
+    best = train(3, (150, 150), ckpt_path=tmp_path / "last.ckpt")
+    assert best == {"step": 2, "selection_scaled_accuracy": 1.0}  # 200 bits, and 100 after step 3
+    best = train(5, (90, 300), ckpt_path=tmp_path / "last.ckpt")
+    assert best["step"] == 5 and best["selection_scaled_accuracy"] < 1
 
 
 @pytest.mark.parametrize("lengths", [{"lengths": (2,)}, {"lengths": (), "final_lengths": (2,)}, {"prefix_length": 2}])

@@ -49,7 +49,8 @@ def fit(arguments, report=None):
     if options.get("dies") == options["seed_everything"]:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0 if "resume" in options else float(options.get("seconds", 0.05)))
-    (folder / "length_generalization.json").write_text(json.dumps({"scaled_accuracy": 0.5}))
+    if options.get("unscored") != options["seed_everything"]:
+        (folder / "length_generalization.json").write_text(json.dumps({"scaled_accuracy": 0.5}))
 
 fit(sys.argv[1:]) if sys.argv[1:] else serve(fit)
 """
@@ -146,6 +147,23 @@ def test_a_run_that_fails_is_named_and_loses_no_other(tmp_path, capsys):
     with pytest.raises(ConfigError, match="2 of 6 runs are missing"):  # only those are tried again
         sweep(cells=[block], **options)
     assert [len((folder / "started").read_text().splitlines()) for folder in folders] == [4, 4]
+
+
+@pytest.mark.parametrize("gpu", [None, "0"])
+def test_a_run_that_ends_without_scores_is_told_from_one_that_fails(gpu, tmp_path):
+    schedule = Schedule(make_cell("--unscored=1").runs(tmp_path / "sweep"), [Device(gpu)])
+    run_to_the_end(schedule)
+    assert len(schedule.done) == 2
+    [reason] = schedule.failed.values()
+    assert "it wrote no length_generalization.json, as --trainer.callbacks+=" in reason
+
+
+def test_a_run_goes_on_from_a_checkpoint_in_shards(tmp_path):
+    cell = make_cell(seeds=(0,))
+    [run] = cell.runs(tmp_path / "sweep")
+    run.checkpoint.mkdir(parents=True)
+    run_to_the_end(Schedule([run], [Device(None)]))
+    assert [line[1] for line in started(tmp_path / "sweep", cell)] == ["True"]
 
 
 @pytest.mark.parametrize("ended", ["in training", "idle"])

@@ -129,9 +129,10 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
 
 
 def test_differences_from_the_protocol_of_the_paper():
-    data = {"init_args": {"batch_size": 1024, "train_lengths": [3, 40], "curriculum": [{"lengths": [3, 9]}]}}
+    data = {"init_args": {"batch_size": 256, "train_lengths": [3, 40], "curriculum": [{"lengths": [3, 9]}]}}
     model = {"init_args": {"layers": 3, "width": 64, "betas": [0.9, 0.95], "weight_decay": 0.1, "adam_eps": 1e-15}}
-    run = {"trainer": {"max_steps": 100_000}, "data": data, "model": model}
+    trainer = {"max_steps": 100_000, "accumulate_grad_batches": 4}  # steps of 1,024 sequences
+    run = {"trainer": trainer, "data": data, "model": model}
     rates = (1e-2, 1e-3, 5e-4, 1e-4)
     same = ["a length curriculum", "betas [0.9, 0.95]", "epsilon 1e-15"]
     assert differences("sLSTM", "modular_arithmetic", run, rates) == same
@@ -168,7 +169,7 @@ def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):
         "        super().__init__()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    cell = Cell("Model", "my_task", (), (0.1,), (0,))
+    cell = Cell("Model", "mine w/ [/red]", (), (0.1,), (0,))
     claim_folder(tmp_path / "sweep", [cell])
     [run] = cell.runs(tmp_path / "sweep")
     run.folder.mkdir(parents=True)
@@ -178,5 +179,6 @@ def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):
     (run.folder / "length_generalization.json").write_text(json.dumps(result))
     table(str(tmp_path / "sweep"))
     text = (tmp_path / "sweep/table.md").read_text()
+    assert "](mine_w_red.png)" in text and (tmp_path / "sweep/mine_w_red.png").is_file()
     assert "tested on 5 to 6 (7 sequences). A score of 0 is chance, an accuracy of 0.250.\n" in text
     assert "| Model | - | 0.500/0.500 | - | 0.500 | 0.250 | - | 0.1 | 1 |" in text  # at 8; nothing noted its seconds
