@@ -1,11 +1,13 @@
 """The base of all data modules: training samples are numbered, and a run counts those that it has consumed."""
 
+import atexit
 import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, NamedTuple
+from weakref import WeakMethod
 
 import lightning as L
 import torch
@@ -172,7 +174,16 @@ class _TrainingLoader(DataLoader):
 
     def __iter__(self) -> Any:
         self.dataset.start = self.dataset.data.samples_consumed  # before workers start, which get a copy
-        return super().__iter__()
+        batches: Any = super().__iter__()
+        if self.num_workers:  # Python's exit would send them SIGTERM, which they ignore, and wait for their end
+            atexit.register(_call, WeakMethod(batches._shutdown_workers))
+        return batches
+
+
+def _call(method: WeakMethod) -> None:
+    """Call a method, if its object still exists."""
+    if (bound := method()) is not None:
+        bound()
 
 
 class _TrainingBatches(IterableDataset):

@@ -230,6 +230,7 @@ class LanguageModel(L.LightningModule):
             )
 
     def on_train_start(self) -> None:
+        self._of_step = -1, []  # an earlier training of this model may have logged the same step
         if self.consistency is not None:
             self.consistency.begin_training(self.trainer.global_step, self.trainer.accumulate_grad_batches)
 

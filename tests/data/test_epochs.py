@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 
 import lightning as L
@@ -81,6 +83,13 @@ def test_workers_leave_signals_to_the_run(number):
     os.kill(worker.pid, number)
     later = [next(batches) for _ in range(20)][-1]
     assert worker.is_alive() and not torch.equal(first.inputs, later.inputs)
+
+
+@pytest.mark.slow
+def test_workers_do_not_keep_a_process_from_its_end():
+    """A process that still holds an iterator, as a script does that looks at batches."""
+    code = "import data; batches = iter(data.Parity(num_workers=2).train_dataloader()); next(batches)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 class CutOffError(Exception):
