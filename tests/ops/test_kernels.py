@@ -107,6 +107,20 @@ def test_selective_scan(T, D, N, is_long, in_order, s, monkeypatch):
     compare(kernels, specification, tensors)
 
 
+def test_sequences_beyond_32_bits_are_refused():
+    """A kernel would address other memory."""
+    x = torch.empty(1).expand(1, 2**21, 8, 128)
+    rows, taps = x.flatten(2), torch.empty(1).expand(1024, 4)
+    for op, inputs in (
+        (short_convolution_op, (rows, taps, None)),
+        (qkv_convolution_op, (rows, taps[:768], 2)),
+        (short_delta_rule_op, (x, x, x, x[..., 0], None)),
+        (long_delta_rule_op, (x, x, x, x[..., 0], None, False)),
+    ):
+        with pytest.raises(ValueError, match=r"takes up to 2,097,151 tokens of 1,024 numbers at once, got 2,097,152"):
+            op(*inputs)
+
+
 def test_vectors_with_gaps():
     """The skip weights, the scale of a norm and the bias of a convolution need not lie side by side in memory."""
     w, x, taps = torch.randn(5, 2)[:, 0], torch.randn(1, 3, 5), torch.randn(5, 2)

@@ -26,7 +26,7 @@ STAGE = "data.curriculum.Stage"
             [PARITY, CALLBACK, "--trainer.callbacks.segment=0.5"],
             "trainer.callbacks.segment: must be a whole number or null, got 0.5",
         ),
-        ([PARITY, "--trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val: must be at least 0, got -1"),
+        ([PARITY, "--trainer.gradient_clip_val=-0.5"], "trainer.gradient_clip_val: must be at least 0, got -0.5"),
         ([PARITY, "--schedule.warmup=half"], "schedule.warmup: must be a number, got half"),
         ([PARITY, "--data.supervision=all"], "data.supervision: must be one of last, every_prefix, got all"),
         ([GROUPS, "--data.train_lengths=[32]"], "data.train_lengths: must be a list with 2 elements, got [32]"),

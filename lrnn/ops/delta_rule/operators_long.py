@@ -10,6 +10,7 @@ from torch import Tensor
 from triton import cdiv, next_power_of_2
 
 from lrnn.ops.common.cards import card_of
+from lrnn.ops.common.offsets import refuse_longer_sequences
 from lrnn.ops.delta_rule.configurations import SOLVE, Configuration, long_kernels
 from lrnn.ops.delta_rule.kernels_long import adjoint_kernel, backward_kernel, forward_kernel, solve_kernel
 
@@ -26,6 +27,7 @@ def delta_rule_op(
     at the chunk starts (B, H, chunks, K, V); without `keep` the last two are empty.
     """
     (B, T, H, K), V = q.shape, v.shape[-1]
+    refuse_longer_sequences("delta_rule", T, H * max(K, V, CHUNK))
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
     S0 = None if initial_state is None else initial_state.contiguous()
     o, S_end = v.new_empty(v.shape), v.new_empty(B, H, K, V, dtype=torch.float32)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
+from lrnn.ops.common.offsets import refuse_longer_sequences
 from lrnn.ops.delta_rule.configurations import short_warps
 from lrnn.ops.delta_rule.kernels_short import backward_kernel, forward_kernel
 
@@ -20,6 +21,7 @@ CHUNK = 16  # tokens: the fewest that the matrix units take
 def delta_rule_op(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return outputs (B, T, H, V) and the final state (B, H, K, V) in float32; q, k, v have one dtype."""
     (B, T, H, K), V = q.shape, v.shape[-1]
+    refuse_longer_sequences("delta_rule", T, H * max(K, V))
     o, S_end = v.new_empty(v.shape), v.new_empty(B, H, K, V, dtype=torch.float32)
     q, k, v, beta = (x.contiguous() for x in (q, k, v, beta))
     S0 = None if initial_state is None else initial_state.contiguous()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
+from lrnn.ops.common.offsets import refuse_longer_sequences
 from lrnn.ops.qkv_convolution.kernels import backward_kernel, forward_kernel
 from lrnn.ops.short_convolution.operators import ANY_STRIDES, evenly_spaced_rows
 
@@ -24,7 +25,8 @@ def qkv_convolution_op(x: Tensor, weight: Tensor, heads: int) -> tuple[Tensor, T
 
     x is (batch, T, 3 H D + R), with zeros before its start, and the weight is (3 H D, K).
     """
-    batch, T, _ = x.shape
+    batch, T, C = x.shape
+    refuse_longer_sequences("qkv_convolution", T, max(C, x.stride(1)))
     x, weight = evenly_spaced_rows(x), weight.contiguous()
     q, k, v, k_square, rest = _outputs(x, weight, heads)
     rest.copy_(x[..., len(weight) :])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from triton import cdiv
 
+from lrnn.ops.common.offsets import refuse_longer_sequences
 from lrnn.ops.short_convolution.kernels import backward_kernel, forward_kernel
 
 # for each program: tokens, channels, and tokens that it reads at once
@@ -22,6 +23,7 @@ ANY_STRIDES = (torch.Tag.flexible_layout,)
 def short_convolution_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return SiLU of the convolution of x (batch, T, C), with zeros before its start; weight (C, K), bias (C,)."""
     batch, T, C = x.shape
+    refuse_longer_sequences("short_convolution", T, max(C, x.stride(1)))
     x, weight = evenly_spaced_rows(x), weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     y = x.new_empty(batch, T, C)
