@@ -49,6 +49,7 @@ from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_
 from lrnn.runtime.record_forms import RecordForms
 from lrnn.runtime.resumable import check_resumable
 from lrnn.runtime.save_config import SaveConfig
+from lrnn.runtime.weight_averaging import refuse_weight_averaging
 
 # errors of the parser, and of classes that are given values they can't use
 UNFIT = (
@@ -190,6 +191,7 @@ class FitCLI(LightningCLI):
         if self.config.trainer.logger in (None, True):
             kwargs["logger"] = Dashboard(run_dir, ["python", "-m", "lrnn.fit", *self.arguments])
         trainer = super().instantiate_trainer(**kwargs)
+        refuse_weight_averaging(trainer.callbacks)  # type: ignore[attr-defined]
         write_atomically(trainer.strategy)
         for logger in trainer.loggers:
             say_if_outside(logger, Path(run_dir))

@@ -27,6 +27,11 @@ STAGE = "data.curriculum.Stage"
             "trainer.callbacks.segment: must be a whole number or null, got 0.5",
         ),
         ([PARITY, "--trainer.gradient_clip_val=-0.5"], "trainer.gradient_clip_val: must be at least 0, got -0.5"),
+        (
+            [PARITY, CALLBACK, "--trainer.callbacks+=lightning.pytorch.callbacks.EMAWeightAveraging"],
+            "trainer.callbacks: must not have both EMAWeightAveraging and LengthGeneralization; after training, "
+            "python -m lrnn.evaluate scores the averaged weights",
+        ),
         ([PARITY, "--schedule.warmup=half"], "schedule.warmup: must be a number, got half"),
         ([PARITY, "--data.supervision=all"], "data.supervision: must be one of last, every_prefix, got all"),
         ([GROUPS, "--data.train_lengths=[32]"], "data.train_lengths: must be a list with 2 elements, got [32]"),
