@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.contract import length_task
+from callbacks.log_values import log_values
 from callbacks.scorer import scorer
 
 
@@ -57,8 +58,7 @@ class BestWeights(L.Callback):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         score = self._score(trainer, pl_module)
-        for logger in trainer.loggers:
-            logger.log_metrics({"length/selection": score}, trainer.global_step)
+        log_values(trainer, {"length/selection": score})
         # of equal scores, keep the weights that were trained longer
         if not self.best or score >= self.best["selection_scaled_accuracy"]:
             self.best = {"step": trainer.global_step, "selection_scaled_accuracy": score}

@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.contract import members_of
+from callbacks.log_values import log_values
 from lrnn.evaluate.choices import ChoiceTask, accuracy_record, score_choices
 from lrnn.evaluate.record import write_record
 
@@ -52,8 +53,7 @@ class ChoiceAccuracy(L.Callback):
             for family, one in record["families"].items()
             for length, accuracy in one["accuracy_at"].items()
         }
-        for logger in trainer.loggers:
-            logger.log_metrics(values, trainer.global_step)
+        log_values(trainer, values)
 
 
 def _choice_task(trainer: L.Trainer) -> ChoiceTask:

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 
 from callbacks.contract import members_of
+from callbacks.log_values import log_values
 
 
 class CosineWarmup(L.Callback):
@@ -50,6 +51,5 @@ class CosineWarmup(L.Callback):
         # once a step, which may have several batches; pl_module.log would copy the number to the GPU and wait
         if trainer.loggers and step != self._logged and (step + 1) % members_of(trainer).log_every_n_steps == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            for logger in trainer.loggers:
-                logger.log_metrics({"train/learning_rate": rate}, step)
+            log_values(trainer, {"train/learning_rate": rate})
             self._logged = step

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks.best_weights import BestWeights
 from callbacks.contract import length_task, members_of
 from callbacks.dashboard.card import log_figure
+from callbacks.log_values import log_values
 from callbacks.scorer import prefix_scorer, scorer
 from lrnn.evaluate.length_figure import length_figure, prefix_figure
 from lrnn.evaluate.record import write_record
@@ -98,8 +99,7 @@ class LengthGeneralization(L.Callback):
             **self._best_checkpoint(trainer, pl_module, record),
         }
         if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.log_metrics({"length/test": record["scaled_accuracy"]}, trainer.global_step)
+            log_values(trainer, {"length/test": record["scaled_accuracy"]})
             path = Path(trainer.default_root_dir, "length_generalization.json")
             write_record(path, self.results)  # a run that has this file is finished
             rank_zero_info(f"{_summary(self.results)}; written to {path}")
@@ -122,8 +122,7 @@ class LengthGeneralization(L.Callback):
         values = {f"sequence_accuracy/{t}": curves["sequence_accuracy"][t] for t in shown}
         values |= {f"label_accuracy/{t}": curves["accuracy"][t] for t in shown}
         assert self.prefix_length is not None
-        for logger in trainer.loggers:
-            logger.log_metrics(values, trainer.global_step)
+        log_values(trainer, values)
         longest = last * length_task(trainer).train_lengths[1] / self.prefix_length
         drawn = {"labels up to t": [curves["sequence_accuracy"]], "label at t": [curves["accuracy"]]}
         figure = prefix_figure(drawn, longest)
@@ -151,8 +150,7 @@ class LengthGeneralization(L.Callback):
     def _log(self, trainer: L.Trainer, curve: Mapping[int, float]) -> None:
         if not (trainer.is_global_zero and trainer.loggers):
             return
-        for logger in trainer.loggers:
-            logger.log_metrics({f"length/{n}": value for n, value in curve.items()}, trainer.global_step)
+        log_values(trainer, {f"length/{n}": value for n, value in curve.items()})
         figure = length_figure({"this run": [curve]}, length_task(trainer).train_lengths[1])
         log_figure(trainer, "length_generalization", figure)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from callbacks.contract import members_of
 from callbacks.dashboard.card import log_figure
+from callbacks.log_values import log_values
 from lrnn.evaluate.perplexity_figure import perplexity_figure
 from lrnn.evaluate.perplexity_scoring import score_perplexity
 from lrnn.evaluate.record import write_record
@@ -87,8 +88,7 @@ class PerplexityByLength(L.Callback):
             return
         values = {f"perplexity_up_to/{n}": value for n, value in scores.running_at.items()}
         values |= {f"perplexity_at/{n}": value for n, value in scores.position_at.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, trainer.global_step)
+        log_values(trainer, values)
         context = getattr(members_of(trainer).datamodule, "context", None)
         figure = perplexity_figure({"validation": {"this run": scores}}, {"this run": context})
         log_figure(trainer, "perplexity_by_length", figure)

@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
+from callbacks.log_values import log_values
 from lrnn.evaluate.metrics import IGNORE
 from lrnn.theory.spectra import Summary, summarize, transitions
 
@@ -75,8 +76,7 @@ class Spectrum(L.Callback):
         record = {f"eigenvalues/{name}": value for name, value in vars(single).items()}
         if products is not None:
             record["eigenvalues/share_complex_of_products"] = products.share_complex
-        for logger in trainer.loggers:
-            logger.log_metrics(record, trainer.global_step)
+        log_values(trainer, record)
 
     def _log_histograms(self, trainer: L.Trainer, values: dict[str, Tensor], read: Tensor) -> None:
         for logger in trainer.loggers:

@@ -8,6 +8,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from callbacks.contract import counted_data, members_of, trained_model
+from callbacks.log_values import log_values
 
 # Peak FLOP/s of dense bf16 matrix products with sums in float32, by CUDA's name of the GPU. Sources: NVIDIA's data
 # sheets of A100, H100, H200, HGX B200 and L40S, whose figures with sparsity are halved, and the whitepaper of the Ada
@@ -104,8 +105,7 @@ class Throughput(L.Callback):
             peak = PEAKS.get(torch.cuda.get_device_name(model.device))
             if peak:
                 values["speed/share_of_peak"] = rate * trained_model(model).flops_per_token(context) / peak
-        for logger in trainer.loggers:
-            logger.log_metrics(values, trainer.global_step)
+        log_values(trainer, values)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._since is not None:
