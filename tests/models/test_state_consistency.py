@@ -262,7 +262,7 @@ class Recorder(L.Callback):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_ranks_hold_the_same_phase_labels_and_table_after_every_micro_batch(strategy, tmp_path, pytestconfig):
-    """Of 24 labels each rank sees two in a micro-batch."""
+    """Each rank sees two of the 24 labels in a micro-batch."""
     (tmp_path / "recorder.py").write_text(RECORDER)
     recorder = {"class_path": "recorder.Recorder", "init_args": {"folder": str(tmp_path)}}
     run = [option for option in TINY if not option.startswith("--trainer.callbacks")]

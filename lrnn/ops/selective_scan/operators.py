@@ -15,15 +15,15 @@ from lrnn.ops.selective_scan.kernels import adjoint_kernel, backward_kernel, for
 STATES = 16  # for each launch; with more states, outputs are summed over launches
 CHUNK = 64
 LONG = 256  # tokens
-# channels of a program (BD), tokens of a group, tokens that are read at once (WALK), registers of a thread: the fastest
-# of those tried on an H100, see the rows "selective scan" of results/bench
+# Channels of a program (BD), tokens of a group, tokens that are read at once (WALK), registers of a thread: the fastest
+# of those tried on an H100, but for WALK of BACKWARD_LONG. More than 4 need more registers, and were not timed since.
 FORWARD = {"BD": 16, "GROUP": 8}
 FORWARD_LONG = {"BD": 16, "GROUP": 16}
 ADJOINT = {"BD": 8, "GROUP": 8}
 BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 128}
 BACKWARD_LONG = {"BD": 16, "GROUP": 2, "WALK": 4, "maxnreg": 96}
 # The gradient takes the chunks in order if sequences and blocks of channels make this share of the programs that a GPU
-# runs at once, or more.
+# runs at once, or more. An estimate, not timed yet.
 IN_ORDER_FROM = 0.75
 
 
