@@ -83,18 +83,18 @@ def test_swiglu(T, D):
 
 @pytest.mark.parametrize("s", [1, 2])
 @pytest.mark.parametrize(
-    ("T", "D", "N", "is_long", "in_order"),
+    ("T", "D", "N", "is_long", "programs"),
     [
-        pytest.param(70, 17, 5, False, False, id="two chunks"),
-        pytest.param(3, 8, 20, False, False, id="two launches"),
-        pytest.param(128, 16, 4, True, False, id="full tiles"),
-        pytest.param(70, 16, 4, True, False, id="long"),
-        pytest.param(150, 17, 5, True, True, id="in order"),
+        pytest.param(70, 17, 5, False, 1, id="two chunks"),
+        pytest.param(3, 8, 20, False, 2, id="two launches"),
+        pytest.param(128, 16, 4, True, 4, id="full tiles"),
+        pytest.param(70, 16, 4, True, 100, id="more programs than items"),
+        pytest.param(150, 33, 5, True, 5, id="more items than programs"),
     ],
 )
-def test_selective_scan(T, D, N, is_long, in_order, s, monkeypatch):
+def test_selective_scan(T, D, N, is_long, programs, s, monkeypatch):
     monkeypatch.setattr(selective_scan_operators, "LONG", T if is_long else T + 1)
-    monkeypatch.setattr(selective_scan_operators, "IN_ORDER_FROM", 0 if in_order else 1e9)
+    monkeypatch.setattr(selective_scan_operators, "_programs_at_once", lambda *_: programs)
     u, dt, A = torch.randn(2, T, D), F.softplus(torch.randn(2, T, D)), -4 * torch.rand(D, N)
     tensors = u, dt, A, torch.randn(2, T, N), torch.randn(2, T, N), torch.randn(D), torch.randn(2, D, N)
 

@@ -19,7 +19,6 @@ from lrnn.ops import (
 )
 from lrnn.ops.common.cards import CARDS, pretend
 from lrnn.ops.common.form import forms_in_use
-from lrnn.ops.selective_scan import operators as selective_scan_operators
 
 pytestmark = pytest.mark.gpu
 
@@ -153,10 +152,8 @@ def test_delta_rule_with_large_heads():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("eigenvalue_range", [(0, 1), (-1, 1)])
-@pytest.mark.parametrize("in_order", [False, True])
 @pytest.mark.parametrize(("T", "D", "N"), [*((T, 64, 16) for T in LENGTHS), (65, 40, 5), (130, 33, 40), (20, 16, 256)])
-def test_selective_scan(T, D, N, eigenvalue_range, dtype, in_order, monkeypatch):
-    monkeypatch.setattr(selective_scan_operators, "IN_ORDER_FROM", 0 if in_order else 1e9)
+def test_selective_scan(T, D, N, eigenvalue_range, dtype):
     B = 2
     u, B_, C = torch.randn(B, T, D), torch.randn(B, T, N), torch.randn(B, T, N)
     dt = -torch.log(torch.rand(B, T, D))  # exp(dt A) is uniform on (0, 1) where A = -1

@@ -6,14 +6,11 @@ tokens at a time. No tensor of size (batch, T, D, N) is stored.
     forward    computes y, and for the gradient the states at the starts of chunks of CHUNK tokens.
     adjoint    runs back from the end and computes the gradient g of the state at the end of each chunk:
                    g_{t-1} = a_t (g_t + C_t dy_t)
-    backward   recomputes the states of a chunk from its start, WALK tokens at a time. It stores those at the starts of
-               groups in a scratch buffer for each program, and computes
-                   dC_t = sum_d h_t dy_t
-               Then it takes the groups from the end, with the states of a group in registers; g_t now includes
-               C_t dy_t:
-                   dB_t = sum_d g_t dt_t u_t      d(dt_t u_t) = sum_n g_t B_t      d(dt_t A) = g_t h_{t-1} s exp(dt_t A)
-               It runs for all chunks at once. Where sequences and channels alone fill the GPU, it takes the chunks of a
-               sequence in order, from the last, and needs no adjoint kernel.
+    backward   runs for all chunks at once. It recomputes the states of a chunk from its start, WALK tokens at a time,
+               and stores those at the starts of its groups in a scratch buffer for each program. Then it takes the
+               groups from the end, with the states of a group in registers; g_t now includes C_t dy_t:
+                   dC_t = sum_d h_t dy_t      dB_t = sum_d g_t dt_t u_t      d(dt_t u_t) = sum_n g_t B_t
+                   d(dt_t A) = g_t h_{t-1} s exp(dt_t A)
 
 A transition may be 0 or negative, so the kernels recompute a state rather than divide by a transition. Tokens past the
 end read as dt = 0, which does not change a state. N is padded to whole launches of BN. In memory the states of a
@@ -38,15 +35,6 @@ def _channels(x, left, D: tl.constexpr, d, d_in, GROUP: tl.constexpr, WHOLE: tl.
 
 
 @triton.jit
-def _products(xs, ys):
-    """Multiply the tokens of two tuples."""
-    products = ()
-    for i in tl.static_range(len(xs)):
-        products += (xs[i] * ys[i],)
-    return products
-
-
-@triton.jit
 def _vector(x, i, left, N: tl.constexpr, n, WHOLE: tl.constexpr):
     """Load token i of x (T, N): BN states; zeros where no token is left."""
     return tl.load(x + i * N + n, WHOLE | ((n < N) & (i < left)), 0.0)
@@ -62,9 +50,9 @@ def _decay(dt, A2, S: tl.constexpr):
 
 
 @triton.jit
-def _step(h, x, dt, A2, B, S: tl.constexpr):
-    """Return the state (BD, BN) after a token, a h + x B; x = dt u and dt are (BD,), B (BN,)."""
-    rest = x[:, None] * B[None, :]
+def _step(h, u, dt, A2, B, S: tl.constexpr):
+    """Return the state (BD, BN) after a token, a h + dt u B; u and dt are (BD,), B (BN,)."""
+    rest = (dt * u)[:, None] * B[None, :]
     if S == 2:  # a = decay - 1; as many instructions as for s = 1
         rest -= h
     return _decay(dt, A2, S) * h + rest
@@ -102,51 +90,35 @@ def forward_kernel(
     h = tl.zeros((BD, BN), tl.float32)
     if HAS_H0:
         h = tl.load(h0 + b * D * N + tile, tile_in, 0.0)
-    dts = _channels(dt, T, D, d, d_in, GROUP, False)
-    xs = _products(dts, _channels(u, T, D, d, d_in, GROUP, False))
+    us, dts = _channels(u, T, D, d, d_in, GROUP, False), _channels(dt, T, D, d, d_in, GROUP, False)
     for t in range(0, T, GROUP):
         if KEEP_STARTS:  # noqa: SIM102  decided when compiling; the inner condition is decided on the GPU
             if t % CHUNK == 0:
                 tl.store(starts + tile, h, tile_in)
                 starts += D * N
         left = T - t
-        # The loads of the next group run while this group is computed. The products use them in the same turn of the
-        # loop, without which the compiler loads late.
-        dts_next = _channels(dt + GROUP * D, left - GROUP, D, d, d_in, GROUP, False)
-        xs_next = _products(dts_next, _channels(u + GROUP * D, left - GROUP, D, d, d_in, GROUP, False))
+        u += GROUP * D
+        dt += GROUP * D
+        # the loads of the next group run while this group is computed
+        us_next = _channels(u, left - GROUP, D, d, d_in, GROUP, False)
+        dts_next = _channels(dt, left - GROUP, D, d, d_in, GROUP, False)
         ys = ()
         for i in tl.static_range(GROUP):
-            h = _step(h, xs[i], dts[i], A2, _vector(B, i, left, N, n, WHOLE), S)
-            ys += (tl.sum(_vector(C, i, left, N, n, WHOLE)[None, :] * h, 1),)
+            h = _step(h, us[i], dts[i], A2, _vector(B, i, left, N, n, WHOLE), S)
+            y_i = tl.sum(_vector(C, i, left, N, n, WHOLE)[None, :] * h, 1)
+            if not ACCUMULATE:
+                y_i += skips * us[i]
+            ys += (y_i,)
         for i in tl.static_range(GROUP):
             inside, total = WHOLE | (d_in & (i < left)), ys[i]
             if ACCUMULATE:
                 total += tl.load(y + i * D + d, inside, 0.0)
-            else:
-                total += skips * tl.load(u + i * D + d, inside, 0.0).to(tl.float32)
             tl.store(y + i * D + d, total, inside)
-        u += GROUP * D
-        dt += GROUP * D
         y += GROUP * D
         B += GROUP * N
         C += GROUP * N
-        xs, dts = xs_next, dts_next
+        us, dts = us_next, dts_next
     tl.store(h_end + b * D * N + tile, h, tile_in)
-
-
-@triton.jit
-def _decays_and_terms(
-    dt, dy, C, A2, t, T, D: tl.constexpr, N: tl.constexpr, d, d_in, n, S: tl.constexpr, GROUP: tl.constexpr,
-    WHOLE: tl.constexpr,
-):  # fmt: skip
-    """Return s exp(dt A) and C dy, (BD, BN) each, of GROUP tokens from t."""
-    dts = _channels(dt + t * D, T - t, D, d, d_in, GROUP, WHOLE)
-    dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP, WHOLE)
-    decays, terms = (), ()
-    for i in tl.static_range(GROUP):
-        decays += (_decay(dts[i], A2, S),)
-        terms += (_vector(C + t * N, i, T - t, N, n, WHOLE)[None, :] * dys[i][:, None],)
-    return decays, terms
 
 
 @triton.jit(do_not_specialize=["T"])
@@ -171,19 +143,21 @@ def adjoint_kernel(
         g = tl.load(dh_end + b * D * N + tile, tile_in, 0.0)
     tl.store(ends + tile, g, tile_in)
     t = (groups - 1) * GROUP
-    decays, terms = _decays_and_terms(dt, dy, C, A2, t, T, D, N, d, d_in, n, S, GROUP, WHOLE)
+    dts = _channels(dt + t * D, T - t, D, d, d_in, GROUP, WHOLE)
+    dys = _channels(dy + t * D, T - t, D, d, d_in, GROUP, WHOLE)
     for _ in range(0, groups):
-        # the group before this one is loaded, and what does not depend on g is computed, while this group is computed
+        # the loads of the group before this one run while this group is computed
         before = tl.maximum(t - GROUP, 0)
-        decays_before, terms_before = _decays_and_terms(dt, dy, C, A2, before, T, D, N, d, d_in, n, S, GROUP, WHOLE)
+        dts_before = _channels(dt + before * D, T - before, D, d, d_in, GROUP, WHOLE)
+        dys_before = _channels(dy + before * D, T - before, D, d, d_in, GROUP, WHOLE)
         for i in tl.static_range(GROUP - 1, -1, -1):
-            g += terms[i]
-            g = _step_back(decays[i] * g, g, S)
+            g += _vector(C + t * N, i, T - t, N, n, WHOLE)[None, :] * dys[i][:, None]
+            g = _step_back(_decay(dts[i], A2, S) * g, g, S)
         if (t % CHUNK == 0) & (t > 0):
             ends -= D * N
             tl.store(ends + tile, g, tile_in)
         t -= GROUP
-        decays, terms = decays_before, terms_before
+        dts, dys = dts_before, dys_before
 
 
 @triton.jit(do_not_specialize=["T", "items"])
@@ -192,40 +166,28 @@ def backward_kernel(
     D: tl.constexpr, N: tl.constexpr,
     S: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     WALK: tl.constexpr, HAS_ENDS: tl.constexpr, ACCUMULATE: tl.constexpr, WHOLE: tl.constexpr,
-    IN_ORDER: tl.constexpr,
 ):  # fmt: skip
     """Shapes: as above; dA (batch, chunks, D, N), dskip (batch, chunks, D), scratch (programs, groups, BD, BN).
 
     dB and dC are (batch, blocks of channels, T, N). They, dA and dskip hold shares, which the caller sums. An item of
-    work is a chunk of a sequence and a block of channels. With IN_ORDER, a program takes all chunks of one sequence and
-    block, from the last, and `ends` is (batch, D, N), the gradient of the final state.
+    work is a chunk of a sequence and a block of channels.
     """
     blocks: tl.constexpr = tl.cdiv(D, BD)
     chunks = tl.cdiv(T, CHUNK)
     n = n0 + tl.arange(0, BN)
     scratch += tl.program_id(0).to(tl.int64) * (CHUNK // GROUP) * BD * BN
     scratch += tl.arange(0, BD)[:, None] * BN + tl.arange(0, BN)[None, :]
-    g = tl.zeros((BD, BN), tl.float32)
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        if IN_ORDER:  # a program for each sequence and block
-            chunk, sequence = chunks - 1 - item // tl.num_programs(0), tl.program_id(0) // blocks
-        else:
-            chunk, sequence = item // blocks % chunks, item // blocks // chunks
-        block, b = item % blocks, tl.cast(sequence, tl.int64)
+        block, chunk, b = item % blocks, item // blocks % chunks, tl.cast(item // blocks // chunks, tl.int64)
         d = block * BD + tl.arange(0, BD)
         d_in = d < D
         tile, tile_in = d[:, None] * N + n[None, :], d_in[:, None] & (n[None, :] < N)
         A2 = tl.load(A + tile, tile_in, 0.0) * LOG2E
         state = (b * chunks + chunk) * D * N
         h = tl.load(starts + state + tile, tile_in, 0.0)
-        if IN_ORDER:
-            if HAS_ENDS:  # noqa: SIM102  decided when compiling; the inner condition is decided on the GPU
-                if chunk == chunks - 1:
-                    g = tl.load(ends + b * D * N + tile, tile_in, 0.0)
-        elif HAS_ENDS:
+        g = tl.zeros((BD, BN), tl.float32)
+        if HAS_ENDS:
             g = tl.load(ends + state + tile, tile_in, 0.0)
-        else:
-            g = tl.zeros((BD, BN), tl.float32)
         left_in_chunk = min(T - chunk * CHUNK, CHUNK)
         token = b * T + chunk * CHUNK  # of all sequences
         share = (b * blocks + block) * T + chunk * CHUNK
@@ -233,13 +195,10 @@ def backward_kernel(
             row, left = token + walked, left_in_chunk - walked
             us = _channels(u + row * D, left, D, d, d_in, WALK, WHOLE)
             dts = _channels(dt + row * D, left, D, d, d_in, WALK, WHOLE)
-            dys = _channels(dy + row * D, left, D, d, d_in, WALK, WHOLE)
             for i in tl.static_range(WALK):
                 if i % GROUP == 0:
                     tl.store(scratch + (walked + i) // GROUP * BD * BN, h)
-                h = _step(h, dts[i] * us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S)
-                column, column_in = (share + walked + i) * N + n, WHOLE | ((n < N) & (i < left))
-                tl.store(dC + column, tl.sum(h * dys[i][:, None], 0), column_in)
+                h = _step(h, us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S)
         tl.debug_barrier()
         skips = tl.load(skip + d, d_in, 0.0)
         dA_sum, dskip_sum = tl.zeros((BD, BN), tl.float32), tl.zeros((BD,), tl.float32)
@@ -250,11 +209,12 @@ def backward_kernel(
             dts = _channels(dt + row * D, left, D, d, d_in, GROUP, WHOLE)
             dys = _channels(dy + row * D, left, D, d, d_in, GROUP, WHOLE)
             hs = (tl.load(scratch + group * BD * BN),)
-            for i in tl.static_range(GROUP - 1):
-                hs += (_step(hs[i], dts[i] * us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S),)
+            for i in tl.static_range(GROUP):
+                hs += (_step(hs[i], us[i], dts[i], A2, _vector(B + row * N, i, left, N, n, WHOLE), S),)
             for i in tl.static_range(GROUP - 1, -1, -1):
                 g += _vector(C + row * N, i, left, N, n, WHOLE)[None, :] * dys[i][:, None]
                 column, column_in = (share + group * GROUP + i) * N + n, WHOLE | ((n < N) & (i < left))
+                tl.store(dC + column, tl.sum(hs[i + 1] * dys[i][:, None], 0), column_in)
                 tl.store(dB + column, tl.sum(g * (dts[i] * us[i])[:, None], 0), column_in)
                 dx = tl.sum(g * _vector(B + row * N, i, left, N, n, WHOLE)[None, :], 1)
                 ag = _decay(dts[i], A2, S) * g

@@ -16,15 +16,12 @@ STATES = 16  # for each launch; with more states, outputs are summed over launch
 CHUNK = 64
 LONG = 256  # tokens
 # Channels of a program (BD), tokens of a group, tokens that are read at once (WALK), registers of a thread: the fastest
-# of those tried on an H100, but for WALK of BACKWARD_LONG. More than 4 need more registers, and were not timed since.
+# of those tried on an H100, see the rows "selective scan" of results/bench
 FORWARD = {"BD": 16, "GROUP": 8}
 FORWARD_LONG = {"BD": 16, "GROUP": 16}
 ADJOINT = {"BD": 8, "GROUP": 8}
 BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 128}
-BACKWARD_LONG = {"BD": 16, "GROUP": 2, "WALK": 4, "maxnreg": 96}
-# The gradient takes the chunks in order if sequences and blocks of channels make this share of the programs that a GPU
-# runs at once, or more. An estimate, not timed yet.
-IN_ORDER_FROM = 0.75
+BACKWARD_LONG = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 96}
 
 
 @torch.library.custom_op("lrnn::selective_scan", mutates_args=())
@@ -96,10 +93,7 @@ def selective_scan_backward(
     options = BACKWARD_LONG if T >= LONG else BACKWARD
     chunks, blocks = cdiv(T, CHUNK), cdiv(D, options["BD"])
     items = batch * chunks * blocks
-    programs = _programs_at_once(u.device, options["maxnreg"])
-    in_order = chunks > 1 and batch * blocks >= IN_ORDER_FROM * programs
-    if in_order:
-        programs = batch * blocks
+    programs = min(items, _programs_at_once(u.device, options["maxnreg"]))
     dh_end = None if dh_end is None else _pad(dh_end, padded_N)
     u, dt, dy, skip = u.contiguous(), dt.contiguous(), dy.contiguous(), skip.contiguous()
     A, B, C = (_pad(x, padded_N) for x in (A, B, C))
@@ -109,13 +103,12 @@ def selective_scan_backward(
 
     du, ddt = (u.new_empty(u.shape, dtype=x if padded_N == BN else torch.float32) for x in types[:2])
     dA, dskip, dh0 = buffer(batch, chunks, D, padded_N), buffer(batch, chunks, D), buffer(batch, D, padded_N)
-    needs_ends = chunks > 1 and not in_order
-    ends = torch.empty_like(starts) if needs_ends else dh_end  # a single chunk ends where the sequence does
+    ends = torch.empty_like(starts) if chunks > 1 else dh_end  # a single chunk ends where the sequence does
     dB, dC = (buffer(batch, blocks, T, padded_N) for _ in range(2))
     scratch = buffer(programs, CHUNK // options["GROUP"], options["BD"], BN)
     sizes = {"D": D, "N": padded_N, "S": s, "BN": BN, "CHUNK": CHUNK, "num_warps": 1}
     for n0 in range(0, padded_N, BN):
-        if needs_ends:
+        if chunks > 1:
             adjoint_kernel[(cdiv(D, ADJOINT["BD"]), batch)](
                 dt, A, C, dy, dh_end, ends, T, n0, HAS_DH=dh_end is not None, **sizes, **ADJOINT,
                 WHOLE=_whole(u, N, padded_N, ADJOINT),
@@ -123,7 +116,7 @@ def selective_scan_backward(
         backward_kernel[(programs,)](
             u, dt, A, B, C, skip, starts, dy, ends, du, ddt, dA, dB, dC, dskip, dh0, scratch, T, n0, items,
             HAS_ENDS=ends is not None, ACCUMULATE=n0 > 0, **sizes, **options,
-            WHOLE=_whole(u, N, padded_N, options), IN_ORDER=in_order,
+            WHOLE=_whole(u, N, padded_N, options),
         )  # fmt: skip
     shares = dA.sum((0, 1)), dB.sum(1), dC.sum(1)
     dA, dB, dC = (x[..., :N].to(dtype).contiguous() for x, dtype in zip(shares, types[2:5], strict=True))
