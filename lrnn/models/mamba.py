@@ -97,7 +97,8 @@ class MambaMixer(Mixer):
         return DiagonalTransitions(a.flatten(2))
 
     def _dt(self, r: Tensor) -> Tensor:
-        return softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias)
+        """Return the step sizes in the dtype of r. In bfloat16 the scan reads half the bytes."""
+        return softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias).to(r.dtype)
 
     @property
     def recurrent_size(self) -> int:
