@@ -18,8 +18,9 @@ from lrnn.models.transitions import HouseholderTransitions
 from lrnn.models.unit_keys import (
     QKActivation,
     beta_for_rounded_keys,
+    beta_from_logits,
     check_activation,
-    check_slope,
+    check_beta,
     size_of_heads,
     steepen,
 )
@@ -49,6 +50,7 @@ class DeltaNetMixer(Mixer):
         qk_activation: QKActivation = "silu",
         gate_saturation: float = 0.0,
         beta_slope: float = 1.0,
+        beta_stretch: float = 0.0,
     ):
         """
         Args:
@@ -64,6 +66,8 @@ class DeltaNetMixer(Mixer):
                 (lrnn/models/gate_saturation.py).
             beta_slope: Factor of the logits of beta. With a steeper sigmoid, beta comes nearer to the ends of its range
                 in the same number of steps (results/groups).
+            beta_stretch: How far the sigmoid of beta is stretched beyond each end of its range before it is clipped.
+                With 0.001, beta reaches the ends exactly, and states last (results/groups); 0 for a plain sigmoid.
         """
         super().__init__()
         width = layer.width
@@ -71,11 +75,11 @@ class DeltaNetMixer(Mixer):
         if gate_saturation < 0:
             raise ValueError(f"model.gate_saturation: must be at least 0, got {gate_saturation}")
         check_activation(qk_activation, conv_size)
-        check_slope(beta_slope)
+        check_beta(beta_slope, beta_stretch)
         self.heads = heads
         self.qk_activation = qk_activation
         self.beta_scale = range_scale(eigenvalue_range)
-        self.beta_slope = beta_slope
+        self.beta_slope, self.beta_stretch = beta_slope, beta_stretch
         self.gate_saturation = gate_saturation
         self.has_auxiliary_terms = gate_saturation > 0
         self.form = layer.form
@@ -93,14 +97,14 @@ class DeltaNetMixer(Mixer):
         (q, k, v, k_square), logits, conv_state = self._project(x, conv_state)
         if terms is not None:
             terms["gate_saturation"] = saturation_of_logits(logits, self.gate_saturation)
-        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(logits), k, k_square)
+        beta = beta_for_rounded_keys(self._beta(logits), k, k_square)
         o, S = delta_rule(q, k, v, beta, S, form=self.form)  # o (B, T, heads, d_head)
         return self.out_proj(self.norm(o).flatten(-2)), (conv_state, S)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> HouseholderTransitions:
         """Return the transitions I - beta k k^T of T tokens, a group for each head, from the arguments of `forward`."""
         (_, k, _, _), logits, _ = self._project(x, None if state is None else state[0])
-        return HouseholderTransitions((self.beta_scale * torch.sigmoid(logits))[:, :, None], k[:, :, None])
+        return HouseholderTransitions(self._beta(logits)[:, :, None], k[:, :, None])
 
     def _project(self, x: Tensor, conv_state: Tensor | None) -> tuple[Heads, Tensor, Tensor]:
         """Return q, k, v and |k|^2, the logits of beta in at least float32, and the state of the convolution."""
@@ -119,6 +123,9 @@ class DeltaNetMixer(Mixer):
             heads = unit_heads(qkv, self.heads)
         return heads, steepen(at_least_float32(logits), self.beta_slope), conv_state
 
+    def _beta(self, logits: Tensor) -> Tensor:
+        return beta_from_logits(logits, self.beta_scale, self.beta_stretch)
+
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
         if self.conv.kernel_size or x.is_cuda:
             return super().advance(x, state)
@@ -129,7 +136,7 @@ class DeltaNetMixer(Mixer):
         k, v = F.silu(k) if self.qk_activation == "silu" else k, F.silu(v)
         k = F.normalize(at_least_float32(k), dim=-1).to(v.dtype)
         logits = steepen(at_least_float32(logits), self.beta_slope)
-        beta = beta_for_rounded_keys(self.beta_scale * torch.sigmoid(logits), k)
+        beta = beta_for_rounded_keys(self._beta(logits), k)
         return conv_state, delta_rule_state(k, v, beta, S, form=self.form)
 
     @property

@@ -22,8 +22,9 @@ from lrnn.models.transitions import HouseholderTransitions
 from lrnn.models.unit_keys import (
     QKActivation,
     beta_for_rounded_keys,
+    beta_from_logits,
     check_activation,
-    check_slope,
+    check_beta,
     size_of_heads,
     steepen,
 )
@@ -45,6 +46,7 @@ class DeltaProductMixer(Mixer):
         qk_activation: QKActivation = "silu",
         beta_bias: bool = False,
         beta_slope: float = 1.0,
+        beta_stretch: float = 0.0,
     ):
         """
         Args:
@@ -59,6 +61,8 @@ class DeltaProductMixer(Mixer):
             beta_bias: Whether the logits of beta have a bias.
             beta_slope: Factor of the logits of beta. With a steeper sigmoid, beta comes nearer to the ends of its range
                 in the same number of steps (results/groups).
+            beta_stretch: How far the sigmoid of beta is stretched beyond each end of its range before it is clipped.
+                With 0.001, beta reaches the ends exactly, and states last (results/groups); 0 for a plain sigmoid.
         """
         super().__init__()
         width = layer.width
@@ -66,11 +70,11 @@ class DeltaProductMixer(Mixer):
         if reflections < 1:
             raise ValueError(f"model.reflections: must be at least 1, got {reflections}")
         check_activation(qk_activation, conv_size)
-        check_slope(beta_slope)
+        check_beta(beta_slope, beta_stretch)
         self.heads = heads
         self.reflections = reflections
         self.beta_scale = range_scale(eigenvalue_range)
-        self.beta_slope = beta_slope
+        self.beta_slope, self.beta_stretch = beta_slope, beta_stretch
         self.qk_activation = qk_activation
         self.form = layer.form
         channels = heads * head_size
@@ -125,8 +129,8 @@ class DeltaProductMixer(Mixer):
         logits = at_least_float32(logits)
         if self.beta_bias is not None:
             logits = logits + self.beta_bias
-        logits = steepen(logits, self.beta_slope)
-        return self.beta_scale * torch.sigmoid(logits.unflatten(-1, (self.reflections, self.heads)))
+        logits = steepen(logits, self.beta_slope).unflatten(-1, (self.reflections, self.heads))
+        return beta_from_logits(logits, self.beta_scale, self.beta_stretch)
 
     @property
     def recurrent_size(self) -> int:

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from lrnn.ops import at_least_float32
@@ -25,14 +26,16 @@ def size_of_heads(width: int, heads: int, head_size: int | None) -> int:
     return head_size
 
 
-def check_slope(beta_slope: float) -> None:
-    """Refuse a slope of the logits of beta that is not a positive number.
+def check_beta(beta_slope: float, beta_stretch: float) -> None:
+    """Refuse a slope or a stretch of beta that it can't have.
 
     Raises:
-        ValueError: if `beta_slope` is not above 0 and finite.
+        ValueError: if `beta_slope` is not above 0, `beta_stretch` is below 0, or one of them is not finite.
     """
     if not 0 < beta_slope < math.inf:
         raise ValueError(f"model.beta_slope: must be above 0 and finite, got {beta_slope}")
+    if not 0 <= beta_stretch < math.inf:
+        raise ValueError(f"model.beta_stretch: must be at least 0 and finite, got {beta_stretch}")
 
 
 def check_activation(qk_activation: QKActivation, conv_size: int) -> None:
@@ -48,6 +51,24 @@ def check_activation(qk_activation: QKActivation, conv_size: int) -> None:
 def steepen(logits: Tensor, beta_slope: float) -> Tensor:
     """Return the logits of beta (...), or the weights that they come from, times the slope; themselves if it is 1."""
     return logits if beta_slope == 1 else beta_slope * logits
+
+
+def beta_from_logits(logits: Tensor, scale: float, stretch: float) -> Tensor:
+    """Return beta = s clip((1 + 2 d) sigmoid(z) - d, 0, 1) from its logits z (...), in their dtype.
+
+    A sigmoid never reaches 0 or 1. With beta short of 2 by 2e-5, a state that is reflected fades by 2e-5 at every token.
+    A stretched and clipped sigmoid (Louizos et al. 2018, Equation 11) reaches the ends of its range, so that a
+    transition can be orthogonal.
+
+    Args:
+        logits: z.
+        scale: s, 1 for eigenvalues in [0, 1] and 2 for [-1, 1].
+        stretch: d, how far the sigmoid is stretched beyond each end before it is clipped; 0 for a plain sigmoid.
+    """
+    share = torch.sigmoid(logits)
+    if stretch:
+        share = ((1 + 2 * stretch) * share - stretch).clamp(0, 1)
+    return scale * share
 
 
 def beta_for_rounded_keys(beta: Tensor, k: Tensor, k_square: Tensor | None = None) -> Tensor:

@@ -24,7 +24,7 @@ def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
         assert not torch.allclose(mixers[0](x)[1][1], mixers[1](x)[1][1])
 
 
-@pytest.mark.parametrize("options", [{}, {"conv_size": 0, "qk_activation": "identity", "beta_slope": 3.0}])
+@pytest.mark.parametrize("options", [{}, {"conv_size": 0, "qk_activation": "identity", "beta_slope": 3.0, "beta_stretch": 0.1}])
 def test_one_reflection_is_delta_net(options):
     """The same weights, in the order of each, give the same outputs."""
     delta_net = DeltaNetMixer(Layer(16), heads=2, **options)
@@ -52,6 +52,22 @@ def test_a_slope_scales_what_beta_is_the_sigmoid_of(mixer, options):
     torch.testing.assert_close(steep(x), flat(x))
     torch.testing.assert_close(steep.advance(x), flat.advance(x))
     torch.testing.assert_close(steep.transitions(x).matrices(), flat.transitions(x).matrices())
+
+
+@pytest.mark.parametrize("mixer", [DeltaNetMixer, DeltaProductMixer])
+def test_a_stretched_beta_reaches_the_ends_of_its_range(mixer):
+    """With betas of 0 and 2 alone, a transition is orthogonal. A plain sigmoid of the same logits comes near."""
+    plain, stretched = (mixer(Layer(16), heads=2, conv_size=0, beta_stretch=d) for d in (0.0, 0.001))
+    stretched.load_state_dict(plain.state_dict())
+    rows = slice(-2 if mixer is DeltaNetMixer else -4, None)  # of the logits of beta
+    with torch.no_grad():
+        for one in (plain, stretched):
+            one.in_proj.weight[rows] = 50 * torch.eye(16)[: -rows.start]
+    x = torch.randn(1, 200, 16).sign() * (1 + torch.rand(1, 200, 16))
+    near, exact = (one.double().transitions(x.double()).matrices() for one in (plain, stretched))
+    torch.testing.assert_close(near, exact, rtol=0, atol=1e-3)
+    torch.testing.assert_close(exact @ exact.mT, torch.eye(8).double().expand_as(exact), rtol=0, atol=1e-12)
+    assert (mixer(Layer(16), heads=2).double().transitions(x.double()).beta.sub(1).abs() < 1).all()
 
 
 def test_diagonal_transitions_reach_the_ends_of_their_range():

@@ -235,6 +235,7 @@ def test_a_tiny_gradient_trains_with_a_tinier_epsilon_of_adam(adam_eps, share):
         (DeltaNet, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (DeltaNet, {"beta_slope": 0.0}, "model.beta_slope"),
         (DeltaProduct, {"beta_slope": math.inf}, "model.beta_slope"),
+        (DeltaNet, {"beta_stretch": -0.1}, "model.beta_stretch"),
         (DeltaNet, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
         (DeltaProduct, {"reflections": 0}, "model.reflections"),
         (DeltaProduct, {"qk_activation": "identity"}, "model.conv_size: must be 0 with model.qk_activation identity"),
