@@ -143,6 +143,10 @@ class DeltaNetMixer(Mixer):
     def recurrent_size(self) -> int:
         return self.out_proj.in_features * self.norm.normalized_shape[0]
 
+    @property
+    def recurrent_parts(self) -> int:
+        return self.heads
+
     def recurrence_flops(self, context: int) -> int:
         """Count three passes over the state: it is read for k, written, and read for q."""
         return 6 * self.out_proj.in_features * self.norm.normalized_shape[0]

@@ -136,6 +136,10 @@ class DeltaProductMixer(Mixer):
     def recurrent_size(self) -> int:
         return self.out_proj.in_features * self.norm.normalized_shape[0]
 
+    @property
+    def recurrent_parts(self) -> int:
+        return self.heads
+
     def recurrence_flops(self, context: int) -> int:
         """Count two passes over the state for each reflection, which reads and writes it, and one for q."""
         passes = 2 * self.reflections + 1

@@ -115,11 +115,12 @@ class LanguageModel(L.LightningModule):
                     nn.init.normal_(module.weight, std=init_std)
         self.consistency: StateConsistency | None = None
         if state_consistency:
-            sizes = [block.mixer.recurrent_size for block in self.backbone.blocks]
-            for block, size in zip(self.backbone.blocks, sizes, strict=True):
-                block.keeps_state = size > 0
+            for block in self.backbone.blocks:
+                block.keeps_state = block.mixer.recurrent_size > 0
+            mixers = [block.mixer for block in self.backbone.blocks if block.keeps_state]
+            sizes, parts = [mixer.recurrent_size for mixer in mixers], [mixer.recurrent_parts for mixer in mixers]
             self.consistency = StateConsistency(
-                vocab_size, sum(sizes), state_consistency, consistency_start, consistency_ramp, consistency_rate
+                vocab_size, sizes, parts, state_consistency, consistency_start, consistency_ramp, consistency_rate
             )
 
     def record_options(self, options: dict[str, Any]) -> None:

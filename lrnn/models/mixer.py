@@ -56,6 +56,11 @@ class Mixer(nn.Module, ABC):
         """
         return 0
 
+    @property
+    def recurrent_parts(self) -> int:
+        """Number of parts of the recurrent state, all of one size, that a norm makes count alike: the heads."""
+        return 1
+
     @abstractmethod
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         """Read T tokens, for any T >= 1.

@@ -3,15 +3,20 @@
 On a task whose last label determines the state that a model must keep, such as the product of the elements of a group,
 the term
 
-    strength * mean_i |S_i - C[y_i]|^2 / mean_y |C[y] - mean C|^2
+    strength * mean_i ( |S_i - C[y_i]|^2 / M + mean_p |S_ip - C_p[y_i]|^2 / N_p )
+    M = mean_y |C[y] - mean C|^2        N_p = mean_y |C_p[y]|^2
 
 is added to the loss (lrnn/models/auxiliary_terms.py). S_i are the recurrent states of all blocks after sequence i, y_i
-is its last label, and C is a learned table with a state for each label. The means over y are over the labels that have
-occurred.
+is its last label, and C is a learned table with a state for each label. S_ip and C_p are their parts: the heads, or the
+blocks that have none. The means over y are over the labels that have occurred.
 
 Cross-entropy teaches almost nothing once every answer is right, since its gradient fades exponentially. A recurrence
-that keeps its states does not correct errors, so the errors that are left add up over a long sequence. The ratio above
+that keeps its states does not correct errors, so the errors that are left add up over a long sequence. The first ratio
 is what decides how long the states stay apart (arXiv 2605.07755). Its gradient fades only as the states become exact.
+
+The second ratio is for parts that hold little of the label. Their states are small, and count for nothing in the first
+ratio. But the norm after a head makes a small state count as much as a large one. Without the second ratio, such a head
+may drift until answers are wrong (results/groups).
 
 Training has two phases. At first only C learns: the term is mean_i |S_i - C[y_i]|^2 and no gradient reaches the model.
 The second phase begins when training has reached its longest sequences and the cross-entropy is small. If it began
@@ -23,6 +28,7 @@ nearest relatives. Here the transition stays as it is.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -31,17 +37,28 @@ from torch import Tensor, distributed, nn
 from lrnn.ops import IGNORE, at_least_float32
 
 CHECK = 50  # optimizer steps between two checks of the cross-entropy; at each, the CPU waits for the GPU
+TINY = 1e-6  # share of M that is added to N_p
 MEMORY = 50  # optimizer steps that the running mean of the cross-entropy looks back over
 
 
 class StateConsistency(nn.Module):
     """Table C, and the state of the two phases."""
 
-    def __init__(self, labels: int, size: int, strength: float, threshold: float, ramp: float, rate: float = 1.0):
+    def __init__(
+        self,
+        labels: int,
+        sizes: Sequence[int],
+        parts: Sequence[int],
+        strength: float,
+        threshold: float,
+        ramp: float,
+        rate: float = 1.0,
+    ):
         """
         Args:
             labels: number of labels.
-            size: size of the recurrent states of all blocks together.
+            sizes: size of the recurrent state of each block that has one.
+            parts: number of parts of each of these states, all of one size.
             strength: strength of the term after the ramp.
             threshold: cross-entropy, in nats, below which the second phase begins.
             ramp: optimizer steps over which the strength grows, or a fraction of all steps if below 1.
@@ -60,13 +77,14 @@ class StateConsistency(nn.Module):
             raise ValueError(f"model.consistency_ramp: must be at least 0 and finite, got {ramp}")
         if not 0 < rate < math.inf:
             raise ValueError(f"model.consistency_rate: must be above 0 and finite, got {rate}")
-        if not size:
+        if not sizes:
             raise ValueError(
                 "model.state_consistency: must be 0, as no mixer of this model has a recurrent state that can be "
                 "compared (Mixer.recurrent_size)"
             )
         self.strength, self.threshold, self.ramp, self.rate = strength, threshold, ramp, rate
-        self.table = nn.Parameter(torch.zeros(labels, size))
+        self.sizes, self.parts = list(sizes), list(parts)
+        self.table = nn.Parameter(torch.zeros(labels, sum(sizes)))
         self.table.no_weight_decay = True  # type: ignore[attr-defined]
         self.table.unclipped = True  # type: ignore[attr-defined]
         self.seen: Tensor
@@ -82,7 +100,7 @@ class StateConsistency(nn.Module):
         self.micro_batches = 1  # of an optimizer step
 
     def forward(self, states: list[Tensor], labels: Tensor, cross_entropy: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the term, a scalar, and the ratio in it, which has no gradient.
+        """Return the term, a scalar, and the first ratio in it, which has no gradient.
 
         The choice between the phases is arithmetic on the GPU, so that a recorded step can be replayed in both.
 
@@ -101,18 +119,29 @@ class StateConsistency(nn.Module):
         second = self.weight > 0
         S = torch.cat([at_least_float32(state) for state in states], 1)
         S = torch.where(second, S, S.detach())
-        distances = (S - self.rate * F.embedding(labels.where(scored, 0), self.table)).square().sum(1)
-        distance = distances.where(scored, 0).sum() / scored.sum().clamp(min=1)
-        ratio = distance / torch.where(second, self._separation(), 1.0)  # the table is all zero at the first step
-        term = torch.where(second, self.weight * ratio, distance)
+        of_parts = self._of_parts((S - self.rate * F.embedding(labels.where(scored, 0), self.table)).square())
+        of_parts = of_parts.where(scored[:, None], 0).sum(0) / scored.sum().clamp(min=1)
+        distance = of_parts.sum()
+        separation, squares = self._separation_and_squares()
+        ratio = distance / torch.where(second, separation, 1.0)  # the table is all zero at the first step
+        # a part that is all zero, as one that no token writes to, is exact
+        relative = of_parts / torch.where(second, squares + TINY * separation, 1.0)
+        term = torch.where(second, self.weight * (ratio + relative.mean()), distance)
         return term, ratio.detach()
 
-    def _separation(self) -> Tensor:
-        """Return the mean squared distance of the states in the table from their mean, over the labels seen."""
+    def _separation_and_squares(self) -> tuple[Tensor, Tensor]:
+        """Return M, and N_p for every part."""
         seen = self.seen[:, None]
         count = self.seen.sum()
         centre = (self.table * seen).sum(0) / count
-        return self.rate**2 * ((self.table - centre).square() * seen).sum() / count
+        separation = ((self.table - centre).square() * seen).sum() / count
+        squares = self._of_parts((self.table.square() * seen).sum(0, keepdim=True))[0] / count
+        return self.rate**2 * separation, self.rate**2 * squares
+
+    def _of_parts(self, x: Tensor) -> Tensor:
+        """Sum x (n, size of all blocks) over each part."""
+        blocks = zip(x.split(self.sizes, 1), self.parts, strict=True)
+        return torch.cat([block.unflatten(1, (parts, -1)).sum(2) for block, parts in blocks], 1)
 
     def begin_training(self, step: int, micro_batches: int) -> None:
         """Prepare for training: read the phase from the buffers, which a checkpoint may have filled.

@@ -57,9 +57,14 @@ def test_the_term_against_its_formula(architecture, options, weight, one_label):
     S, y, C = torch.cat([mixer[-1].flatten(1) for mixer, _ in state], 1), labels[:, -1], 3 * model.consistency.table
     if weight:
         occurring = C[y.unique()]  # tokens that are no label do not count
-        spread = (occurring - occurring.mean(0)).square().sum(1).mean()
-        ratio = (S - C[y]).square().sum(1).mean() / spread
-        term = weight * ratio
+        separation = (occurring - occurring.mean(0)).square().sum(1).mean()
+        ratio = (S - C[y]).square().sum(1).mean() / separation
+        heads = S.chunk(2 * options.get("heads", 1), 1), C.chunk(2 * options.get("heads", 1), 1)
+        drifts = [
+            (S_p - C_p[y]).square().sum(1).mean() / (C_p[y.unique()].square().sum(1).mean() + 1e-6 * separation)
+            for S_p, C_p in zip(*heads, strict=True)
+        ]
+        term = weight * (ratio + torch.stack(drifts).mean())
     else:
         ratio = term = (S.detach() - C[y]).square().sum(1).mean()
     loss = model.loss(inputs, labels)
@@ -87,9 +92,26 @@ def test_the_gradient_does_not_depend_on_the_split_of_a_batch_or_on_the_loss_sca
         torch.testing.assert_close(gradient(parts, scale), whole)
 
 
+def test_a_head_that_no_token_writes_to_is_exact():
+    """Its states, and those of the table, are zero. The term and its gradient are those of the other head."""
+    states, labels = torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 2, 1, 2])
+    terms, gradients = [], []
+    for sizes, padding in (([4], 0), ([8], 4)):
+        consistency = StateConsistency(3, sizes, [1 + bool(padding)], 1.0, 0.01, 0.3)
+        consistency.weight.fill_(1.0)
+        with torch.no_grad():
+            consistency.table[:, :4] = torch.arange(12.0).view(3, 4)
+        S = F.pad(states, (0, padding)).requires_grad_()
+        term, ratio = consistency([S], labels, torch.tensor(1.0))
+        terms.append((term - ratio) * sizes[0] / 4)  # the mean over the heads
+        gradients.append(torch.autograd.grad(term, S)[0])
+    torch.testing.assert_close(terms[1], terms[0])
+    assert gradients[1].isfinite().all() and not gradients[1][:, 4:].any()
+
+
 def test_sequences_without_a_last_label_do_not_count():
     states, labels = torch.randn(8, 4), torch.tensor([0, 1, 2, 0, 1, 2, -100, -100])
-    consistency = StateConsistency(3, 4, 1.0, 0.01, 0.3)
+    consistency = StateConsistency(3, [4], [2], 1.0, 0.01, 0.3)
     for weight in (0.0, 1.0):
         torch.nn.init.normal_(consistency.table)
         consistency.weight.fill_(weight)
@@ -100,7 +122,7 @@ def test_sequences_without_a_last_label_do_not_count():
 
 
 def test_the_second_phase_begins_at_a_small_cross_entropy_of_the_longest_sequences():
-    consistency = StateConsistency(6, 4, strength=0.5, threshold=0.01, ramp=40)
+    consistency = StateConsistency(6, [4], [1], strength=0.5, threshold=0.01, ramp=40)
     assert not consistency.wants_check(0) and not consistency.wants_check(CHECK + 1)
     assert consistency.wants_check(CHECK)
     consistency.cross_entropy.fill_(0.001)
@@ -117,7 +139,7 @@ def test_the_second_phase_begins_at_a_small_cross_entropy_of_the_longest_sequenc
         consistency.set_weight(3 * CHECK + after, 1000)
         assert consistency.weight == pytest.approx(0.5 * share)
 
-    resumed = StateConsistency(6, 4, strength=0.5, threshold=0.01, ramp=0.04)  # of 1,000 steps
+    resumed = StateConsistency(6, [4], [1], strength=0.5, threshold=0.01, ramp=0.04)  # of 1,000 steps
     resumed.load_state_dict(consistency.state_dict())
     resumed.begin_training(3 * CHECK + 19, 1)
     resumed.set_weight(3 * CHECK + 19, 1000)
@@ -132,7 +154,7 @@ def test_the_running_mean_looks_back_over_as_many_steps_for_any_number_of_micro_
     """The cross-entropy of a model that has learned falls to 0: the mean falls to 1 / e in 50 steps."""
     states, labels = [torch.zeros(4, 4)], torch.tensor([0, 1, 2, 0])
     for micro_batches in (1, 2, 16):
-        consistency = StateConsistency(3, 4, strength=0.5, threshold=0.01, ramp=40)
+        consistency = StateConsistency(3, [4], [1], strength=0.5, threshold=0.01, ramp=40)
         consistency.begin_training(0, micro_batches)
         for _ in range(50 * micro_batches):
             consistency(states, labels, torch.tensor(0.0))
