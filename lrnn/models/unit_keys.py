@@ -56,9 +56,9 @@ def steepen(logits: Tensor, beta_slope: float) -> Tensor:
 def beta_from_logits(logits: Tensor, scale: float, stretch: float) -> Tensor:
     """Return beta = s clip((1 + 2 d) sigmoid(z) - d, 0, 1) from its logits z (...), in their dtype.
 
-    A sigmoid never reaches 0 or 1. With beta short of 2 by 2e-5, a state that is reflected fades by 2e-5 at every token.
-    A stretched and clipped sigmoid (Louizos et al. 2018, Equation 11) reaches the ends of its range, so that a
-    transition can be orthogonal.
+    A sigmoid never reaches 0 or 1. With beta short of 2 by 2e-5, a reflected state fades by 2e-5 at every token. A
+    stretched and clipped sigmoid (hard concrete; Louizos et al. 2018) reaches the ends of its range. A transition can
+    then be orthogonal.
 
     Args:
         logits: z.

@@ -91,7 +91,10 @@ def test_a_sharded_checkpoint(tmp_path, description, save_run, random_model):
             r"model\.qk_activation: can't be exported with identity, only with silu",
         ),
         (lambda: DeltaProduct(**SMALL, mlp_width=8, beta_bias=True), r"model\.beta_bias: can't be exported with True"),
-        (lambda: DeltaProduct(**SMALL, mlp_width=8, beta_stretch=0.1), r"model\.beta_stretch: .* with 0\.1, only with 0"),
+        (
+            lambda: DeltaProduct(**SMALL, mlp_width=8, beta_stretch=0.1),
+            r"model\.beta_stretch: .* with 0\.1, only with 0",
+        ),
         (lambda: DeltaNet(**SMALL, mlp_width=8, beta_stretch=0.1), r"model\.beta_stretch: .* with 0\.1, only with 0"),
         (lambda: Mamba(**SMALL, mlp_width=8), r"model\.mlp_width: can't be exported with 8, .* has no MLP"),
     ],

@@ -24,7 +24,9 @@ def test_delta_net_doubles_beta_and_mamba_stretches_only_the_transition():
         assert not torch.allclose(mixers[0](x)[1][1], mixers[1](x)[1][1])
 
 
-@pytest.mark.parametrize("options", [{}, {"conv_size": 0, "qk_activation": "identity", "beta_slope": 3.0, "beta_stretch": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"conv_size": 0, "qk_activation": "identity", "beta_slope": 3.0, "beta_stretch": 0.1}]
+)
 def test_one_reflection_is_delta_net(options):
     """The same weights, in the order of each, give the same outputs."""
     delta_net = DeltaNetMixer(Layer(16), heads=2, **options)
