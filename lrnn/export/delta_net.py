@@ -13,20 +13,13 @@ from typing import Any
 from torch import Tensor
 
 from lrnn.export.flash_linear_attention import export_to_fla
-from lrnn.export.folder import Exported, refuse
+from lrnn.export.folder import Exported
 from lrnn.models import DeltaNet
 from lrnn.models.unit_keys import steepen
 
 
 def export_delta_net(model: DeltaNet, out: str) -> Exported:
-    """Return the model in the terms of DeltaNetForCausalLM.
-
-    Raises:
-        ConfigError: if beta is a stretched sigmoid: that class has no such option.
-    """
     mixer: Any = model.backbone.blocks[0].mixer
-    if mixer.beta_stretch:
-        raise refuse("beta_stretch", mixer.beta_stretch, "only with 0")
     channels, width = mixer.out_proj.in_features, mixer.out_proj.out_features
     config = {
         "architectures": ["DeltaNetForCausalLM"],

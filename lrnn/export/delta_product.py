@@ -24,16 +24,13 @@ def export_delta_product(model: DeltaProduct, out: str) -> Exported:
     """Return the model in the terms of GatedDeltaProductForCausalLM.
 
     Raises:
-        ConfigError: if q and k have no activation, or beta has a bias or is a stretched sigmoid: that class has no such
-            options.
+        ConfigError: if q and k have no activation, or beta has a bias: that class has no such options.
     """
     mixer: Any = model.backbone.blocks[0].mixer
     if mixer.conv is None:
         raise refuse("qk_activation", mixer.qk_activation, "only with silu")
     if mixer.beta_bias is not None:
         raise refuse("beta_bias", True, "only with false")
-    if mixer.beta_stretch:
-        raise refuse("beta_stretch", mixer.beta_stretch, "only with 0")
     config = {
         "architectures": ["GatedDeltaProductForCausalLM"],
         "model_type": "gated_deltaproduct",

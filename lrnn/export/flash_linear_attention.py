@@ -27,9 +27,13 @@ def export_to_fla(
         mixer_weights: maps a mixer to its weights, by their names in flash-linear-attention's layer.
 
     Raises:
-        ConfigError: if the model's blocks are not of the kind that flash-linear-attention has.
+        ConfigError: if the model's blocks are not of the kind that flash-linear-attention has, or beta is a stretched
+            sigmoid.
     """
     mlp, backbone = mlp_of(model), model.backbone
+    mixer: Any = backbone.blocks[0].mixer
+    if mixer.beta_stretch:
+        raise refuse("beta_stretch", mixer.beta_stretch, "only with 0")
     if mlp is None:
         raise refuse("mlp_width", None, f"flash-linear-attention's {type(model).__name__} always has an MLP")
     weights: dict[str, Any] = {
