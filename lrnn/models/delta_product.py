@@ -62,7 +62,7 @@ class DeltaProductMixer(Mixer):
             beta_slope: Factor of the logits of beta. With a steeper sigmoid, beta comes nearer to the ends of its range
                 in the same number of steps (results/groups).
             beta_stretch: How far the sigmoid of beta is stretched beyond each end of its range before it is clipped.
-                With 0.001, beta reaches the ends exactly, and states last (results/groups); 0 for a plain sigmoid.
+                With 0.01, beta reaches the ends exactly, and states last (results/groups); 0 for a plain sigmoid.
         """
         super().__init__()
         width = layer.width

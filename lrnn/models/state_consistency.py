@@ -37,8 +37,8 @@ from torch import Tensor, distributed, nn
 from lrnn.ops import IGNORE, at_least_float32
 
 CHECK = 50  # optimizer steps between two checks of the cross-entropy; at each, the CPU waits for the GPU
-TINY = 1e-6  # share of M that is added to N_p
 MEMORY = 50  # optimizer steps that the running mean of the cross-entropy looks back over
+TINY = 1e-6  # share of M that is added to N_p
 
 
 class StateConsistency(nn.Module):
