@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lrnn.models.auxiliary_terms import Terms, with_gradient_of_sum
 from lrnn.models.backbone import Backbone, BlockState
 from lrnn.models.class_path import import_path, plain
+from lrnn.models.initialisation import build_with_normal_weights
 from lrnn.models.layers import Norm, SwiGLU
 from lrnn.models.mixer import Layer, Mixer
 from lrnn.models.state_consistency import StateConsistency
@@ -108,11 +109,8 @@ class LanguageModel(L.LightningModule):
         self.auxiliary_terms: Terms = {}  # values in the last training loss
         self._of_step: tuple[int, list[Mapping[str, Tensor]]] = -1, []  # what is logged of a step, by micro-batch
         stack = [Layer(width, index, layers, norm_eps, form, residual) for index in range(layers)]
-        self.backbone = Backbone(vocab_size, stack, make_mixer, channel_mixer, norm, tie_embeddings)
-        if init_std is not None:
-            for module in self.backbone.modules():
-                if isinstance(module, nn.Linear | nn.Embedding):
-                    nn.init.normal_(module.weight, std=init_std)
+        build = partial(Backbone, vocab_size, stack, make_mixer, channel_mixer, norm, tie_embeddings)
+        self.backbone = build() if init_std is None else build_with_normal_weights(build, init_std)
         self.consistency: StateConsistency | None = None
         if state_consistency:
             for block in self.backbone.blocks:
