@@ -111,7 +111,8 @@ def test_two_runs_agree_bit_by_bit(op, card):
     elif op == "scan":
         dt = F.softplus(random(2, 2048, 256).detach().float()).requires_grad_()
         A, B, C = -torch.rand(256, 16, device="cuda"), random(2, 2048, 16), random(2, 2048, 16)
-        inputs, function = (random(2, 2048, 256), dt, A.requires_grad_(), B, C), partial(selective_scan, **NEGATIVE)
+        inputs = random(2, 2048, 256), dt, A.requires_grad_(), B, C, random(256, dtype=torch.float32)
+        function = partial(selective_scan, **NEGATIVE)
     elif op == "convolution":
         inputs, function = (random(2, 2048, 512), random(512, 4, dtype=torch.float32)), short_convolution
     else:
