@@ -45,6 +45,8 @@ class CompileTraining(L.Callback):
             )
         if self.enabled:
             torch._dynamo.config.optimize_ddp = False  # else it would split the blocks at DDP's buckets
+            # as without a compiler; else gradients of float32 states would lose 16 bits (pytorch/pytorch#153044)
+            torch._functorch.config.backward_pass_autocast = "off"
             rank_zero_info(
                 "The first step compiles and tunes kernels. This takes minutes on a new machine and seconds later on"
             )

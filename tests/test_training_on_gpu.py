@@ -20,6 +20,7 @@ OPTIONS = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 )
+MIXED = "--trainer.precision=bf16-mixed"
 RECIPE = ("--model.gate_saturation=0",)
 SHORT = ("--data.train_lengths=[3,8]", "--data.batch_size=32")  # sLSTM compiles for every token
 CONFIGS = {("conf/parity.yaml",): RECIPE, ("conf/parity_mamba.yaml",): RECIPE}
@@ -47,6 +48,14 @@ def test_recorded_steps_equal_plain_ones(files, tmp_path):
         ends.append(cli.model.state_dict())
     for name, weight in ends[0].items():
         torch.testing.assert_close(ends[1][name], weight, rtol=1e-2, atol=1e-3, msg=name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_forget_gate_trains_compiled_in_mixed_precision(tmp_path):
+    """With a gate a GPU runs the chunked form, so that its gradient is compiled under autocast."""
+    model = "--model=lrnn.models.DeltaProduct", "--model.forget_gate=true"
+    cli = fit(["--config=conf/parity.yaml", *model, f"--run_dir={tmp_path}/run", *OPTIONS, MIXED])
+    assert cli.trainer.global_step == 20
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,5 +1,6 @@
 import json
 import math
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from torch import nn
 from callbacks import CompileTraining, CosineWarmup, StopOnNonFinite, TrainingDivergedError
 from callbacks.stop_on_non_finite import weights_are_finite
 from lrnn.fit import fit
+from lrnn.models import MLSTM, DeltaNet, DeltaProduct
 
 
 def test_cosine_warmup_against_its_formula():
@@ -158,3 +160,30 @@ def test_what_a_recorded_step_cannot_do_is_refused(devices, batches, scaler, pro
     )
     with pytest.raises(MisconfigurationException, match=f"compile.cuda_graphs: {problem}"):
         CompileTraining(cuda_graphs=True).setup(trainer, nn.Linear(1, 1), "fit")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        DeltaNet(width=16, heads=2, form="chunked"),
+        DeltaProduct(width=16, heads=2, forget_gate=True, form="chunked"),
+        MLSTM(width=16, heads=2, form="chunked"),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_compiled_gradient_is_that_of_autocast_around_the_forward_pass(model, monkeypatch):
+    """A compiler traces the backward pass early. It must not be under autocast, or float32 states lose 16 bits."""
+    tokens = torch.randint(3, (2, 70))
+
+    def gradient():
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model.loss(tokens, tokens)
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    plain = gradient()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # no C++ compiler
+    on_a_gpu = SimpleNamespace(root_device=torch.device("cuda"))
+    CompileTraining().setup(SimpleNamespace(strategy=on_a_gpu, world_size=1), model, "fit")
+    assert (gradient() - plain).norm() < 1e-4 * plain.norm()
