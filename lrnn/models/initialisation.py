@@ -17,7 +17,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 
 def build_with_normal_weights(build: Callable[[], Module], std: float) -> Module:
-    """Return the module that `build` makes, with all linear and embedding weights drawn from N(0, std^2)."""
+    """Return the module that `build` makes, with all linear and embedding weights drawn from N(0, std^2).
+
+    The weights depend on `torch.manual_seed`, and not on the number of cores that draw them.
+    """
     with _Postponed() as postponed:
         module = build()
     weights = {part.weight for part in module.modules() if isinstance(part, nn.Linear | nn.Embedding)}
