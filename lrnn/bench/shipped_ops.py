@@ -107,5 +107,6 @@ def _swiglu(dtype: torch.dtype, D: int) -> None:
 
 def _scan(dtype: torch.dtype, D: int, N: int, s: int) -> None:
     for T in (70, 256):  # masks; full tiles and the configuration of long sequences
-        u, dt, A = _leaf(1, T, D).to(dtype), F.softplus(_leaf(1, T, D)), -_leaf(D, N).exp()
-        _both_ways(selective_scan_op(u, dt, A, _leaf(1, T, N), _leaf(1, T, N), _leaf(D), None, s, True)[:1])
+        u, dt = _leaf(1, T, D).to(dtype), F.softplus(_leaf(1, T, D)).to(dtype)
+        B, C = _leaf(1, T, N).to(dtype), _leaf(1, T, N).to(dtype)
+        _both_ways(selective_scan_op(u, dt, -_leaf(D, N).exp(), B, C, _leaf(D), None, s, True)[:1])
