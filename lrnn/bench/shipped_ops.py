@@ -27,7 +27,7 @@ Op = Callable[[], object]
 def shipped_ops(card: Card, dtype: torch.dtype, size: Size) -> Iterator[tuple[str, Op]]:
     """Yield the name of each op and a function that runs it.
 
-    The batch is 1 and the tokens are few, since no kernel is compiled for a batch or for a number of tokens.
+    The batch is 1 and the tokens are few, since few kernels are compiled for a batch or for a number of tokens.
 
     Args:
         card: the card, which decides which kernels of the delta rule run.
@@ -106,7 +106,8 @@ def _swiglu(dtype: torch.dtype, D: int) -> None:
 
 
 def _scan(dtype: torch.dtype, D: int, N: int, s: int) -> None:
-    for T in (70, 256):  # masks; full tiles and the configuration of long sequences
-        u, dt = _leaf(1, T, D).to(dtype), F.softplus(_leaf(1, T, D)).to(dtype)
-        B, C = _leaf(1, T, N).to(dtype), _leaf(1, T, N).to(dtype)
+    # masks, and many programs; full tiles, few programs, and the configuration of long sequences
+    for batch, T in ((100, 70), (1, 256)):
+        u, dt = _leaf(batch, T, D).to(dtype), F.softplus(_leaf(batch, T, D)).to(dtype)
+        B, C = _leaf(batch, T, N).to(dtype), _leaf(batch, T, N).to(dtype)
         _both_ways(selective_scan_op(u, dt, -_leaf(D, N).exp(), B, C, _leaf(D), None, s, True)[:1])

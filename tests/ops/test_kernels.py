@@ -95,6 +95,7 @@ def test_swiglu(T, D):
 def test_selective_scan(T, D, N, is_long, programs, s, monkeypatch):
     monkeypatch.setattr(selective_scan_operators, "LONG", T if is_long else T + 1)
     monkeypatch.setattr(selective_scan_operators, "_programs_at_once", lambda *_: programs)
+    monkeypatch.setattr(selective_scan_operators, "_processors", lambda _: 132 if is_long else 0)
     u, dt, A = torch.randn(2, T, D), F.softplus(torch.randn(2, T, D)), -4 * torch.rand(D, N)
     tensors = u, dt, A, torch.randn(2, T, N), torch.randn(2, T, N), torch.randn(D), torch.randn(2, D, N)
 

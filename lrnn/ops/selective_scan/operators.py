@@ -18,10 +18,11 @@ LONG = 256  # tokens
 # Channels of a program (BD), tokens of a group, tokens that are read at once (WALK), registers of a thread: the fastest
 # of those tried on an H100, see the rows "selective scan" of results/bench
 FORWARD = {"BD": 16, "GROUP": 8}
-FORWARD_LONG = {"BD": 16, "GROUP": 16}
+FORWARD_FEW = {"BD": 16, "GROUP": 16}  # with few programs on each processor, a program has more loads on their way
+FEW = 12  # programs
 ADJOINT = {"BD": 8, "GROUP": 8}
 BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 128}
-BACKWARD_LONG = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 96}
+BACKWARD_LONG = {"BD": 16, "GROUP": 4, "WALK": 4, "maxnreg": 128}
 
 
 @torch.library.custom_op("lrnn::selective_scan", mutates_args=())
@@ -45,7 +46,7 @@ def selective_scan_op(
     h0 = None if h0 is None else _pad(h0, padded_N)
     u, dt, skip = u.contiguous(), dt.contiguous(), skip.contiguous()
     A, B, C = (_pad(x, padded_N) for x in (A, B, C))
-    options = FORWARD_LONG if T >= LONG else FORWARD
+    options = FORWARD_FEW if cdiv(D, FORWARD["BD"]) * batch < FEW * _processors(u.device) else FORWARD
     for n0 in range(0, padded_N, BN):
         forward_kernel[(cdiv(D, options["BD"]), batch)](
             u, dt, A, B, C, skip, h0, y, starts, h_end, T, n0, D=D, N=padded_N, S=s, BN=BN, CHUNK=CHUNK, **options,
@@ -104,7 +105,8 @@ def selective_scan_backward(
     du, ddt = (u.new_empty(u.shape, dtype=x if padded_N == BN else torch.float32) for x in types[:2])
     dA, dskip, dh0 = buffer(batch, chunks, D, padded_N), buffer(batch, chunks, D), buffer(batch, D, padded_N)
     ends = torch.empty_like(starts) if chunks > 1 else dh_end  # a single chunk ends where the sequence does
-    dB, dC = (buffer(batch, blocks, T, padded_N) for _ in range(2))
+    # shares in 16 bits, where the gradients are: half the bytes, and an error as small as that of rounding the sum
+    dB, dC = (u.new_empty(batch, blocks, T, padded_N, dtype=x) for x in types[3:5])
     scratch = buffer(programs, CHUNK // options["GROUP"], options["BD"], BN)
     sizes = {"D": D, "N": padded_N, "S": s, "BN": BN, "CHUNK": CHUNK, "num_warps": 1}
     for n0 in range(0, padded_N, BN):
@@ -178,6 +180,9 @@ def _whole(u: Tensor, N: int, padded_N: int, options: dict[str, int]) -> bool:
 
 def _programs_at_once(device: torch.device, registers: int) -> int:
     """Return how many programs of one warp a GPU runs at once. A processor has 4 parts of 16,384 registers."""
-    if device.type != "cuda":  # interpreted
-        return 1
-    return 4 * (16384 // (32 * registers)) * torch.cuda.get_device_properties(device).multi_processor_count
+    return 4 * (16384 // (32 * registers)) * _processors(device) if device.type == "cuda" else 1
+
+
+def _processors(device: torch.device) -> int:
+    """Return the number of streaming multiprocessors of a GPU; an H100's where the kernels are interpreted."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
