@@ -169,7 +169,8 @@ def _tiles(N: int) -> tuple[int, int]:
 
 def _pad(x: Tensor, N: int) -> Tensor:
     """Return x (..., n) in float32, contiguous and padded with zeros to (..., N)."""
-    return F.pad(x.float(), (0, N - x.shape[-1])).contiguous()
+    x = x.float()
+    return (x if x.shape[-1] == N else F.pad(x, (0, N - x.shape[-1]))).contiguous()  # F.pad by nothing copies
 
 
 def _whole(u: Tensor, N: int, padded_N: int, options: dict[str, int]) -> bool:
