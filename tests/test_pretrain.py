@@ -3,7 +3,6 @@
 import math
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from ranks import environments, free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lrnn.fit import FitCLI, fit
@@ -81,12 +81,6 @@ def test_perplexity_is_that_of_the_model_and_falls(shards, tmp_path):
     assert min(rates.values()) > 0 and all(0 < share < 1 for share in waiting.values())
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 TWO_NODES = "--trainer.num_nodes=2", "--trainer.devices=1"
 
 
@@ -100,15 +94,8 @@ def torchrun(*arguments):
 
 def two_processes(start_fit, *arguments, nodes=1):
     """Start the processes that torchrun starts, in the environment that it gives them."""
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(2 // nodes), "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     arguments += TWO_NODES if nodes == 2 else ("--trainer.devices=2",)
-    processes = []
-    for rank in range(2):
-        node, local = (rank, 0) if nodes == 2 else (0, rank)
-        own = {"RANK": str(rank), "LOCAL_RANK": str(local), "GROUP_RANK": str(node)}
-        processes.append(start_fit(*arguments, **shared, **own))
-    return processes
+    return [start_fit(*arguments, **environment) for environment in environments(2, nodes)]
 
 
 @pytest.mark.slow

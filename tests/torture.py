@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import numpy as np
 import torch
+from ranks import environments
 
 ROOT = Path(__file__).parents[1]
 STEPS = 24
@@ -160,18 +160,6 @@ class Server:
                     while self.ask(poll=pid) is None:
                         time.sleep(0.02)
         return [statuses[pid] for pid in pids], time.time() - struck.stat().st_mtime if struck.exists() else 0.0
-
-
-def environments(ranks: int) -> list[dict[str, str]]:
-    """What torchrun tells each of its processes."""
-    if ranks == 1:
-        return [{}]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "torture"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
-    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
 def arguments_of(kind: Kind, folder: Path, shards: Path, blow: Blow | None, *more: str) -> list[str]:

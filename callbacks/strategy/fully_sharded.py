@@ -32,6 +32,8 @@ class FullySharded(ModelParallelStrategy):
     when all ranks have written their shards, so it points to a whole checkpoint at every moment.
     """
 
+    _saving: Future | None = None  # of the checkpoint that is being written
+
     def setup_environment(self) -> None:
         super().setup_environment()
         assert self.lightning_module is not None
@@ -39,7 +41,6 @@ class FullySharded(ModelParallelStrategy):
         vars(self.lightning_module)["configure_model"] = self._shard
         self._savers = distributed.new_group(backend="gloo")  # a group of its own, as saving runs beside training
         self._background = ThreadPoolExecutor(1)
-        self._saving: Future | None = None
 
     def _shard(self) -> None:
         model = self.lightning_module

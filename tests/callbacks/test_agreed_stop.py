@@ -2,13 +2,13 @@
 
 import os
 import signal
-import socket
 import threading
 import time
 import timeit
 from pathlib import Path
 
 import pytest
+from ranks import environments, free_port
 
 from callbacks.agreed_stop import AgreedStop
 from lrnn.runtime.checkpoint import read_metadata
@@ -33,9 +33,7 @@ def ranks_in_threads(monkeypatch):
     stops = []
 
     def make(n):
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = sock.getsockname()[1]
+        port = free_port()
         from torch.distributed import PrefixStore, TCPStore
 
         server = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
@@ -88,15 +86,8 @@ def test_a_step_costs_less_than_50_microseconds(ranks_in_threads):
 
 def start(start_fit, n, *arguments):
     """Start the processes that torchrun starts, in the environment that it gives them."""
-    if n == 1:
-        return [start_fit(*TINY, *arguments)]
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    shared = {"WORLD_SIZE": str(n), "LOCAL_WORLD_SIZE": str(n), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    arguments = (*TINY, *arguments, f"--trainer.devices={n}")
-    return [start_fit(*arguments, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(n)]
+    devices = [f"--trainer.devices={n}"] if n > 1 else []
+    return [start_fit(*TINY, *arguments, *devices, **environment) for environment in environments(n)]
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
 """The validation set counts every row once, for any number of processes."""
 
-import socket
-
 import pytest
+from ranks import environments
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data import FineWeb, Parity
@@ -45,15 +44,8 @@ TINY += ["--model=lrnn.models.Diagonal", "--model.width=8", "--model.layers=1"]
 
 def start_ranks(start_fit, ranks, *arguments):
     """Start the processes that torchrun would start."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), "TORCHELASTIC_RUN_ID": "test"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
     arguments = (*arguments, f"--trainer.devices={ranks}", *["--trainer.strategy=ddp"] * (ranks > 1))
-    if ranks == 1:
-        return [start_fit(*arguments)]
-    return [start_fit(*arguments, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(ranks)]
+    return [start_fit(*arguments, **environment) for environment in environments(ranks)]
 
 
 @pytest.mark.slow
