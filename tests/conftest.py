@@ -26,8 +26,8 @@ def _fixed_seed_one_thread_and_no_ranks():
     yield
     if torch.distributed.is_initialized():  # by a run with DDP on one device, in this process
         torch.distributed.destroy_process_group()
-        for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
-            os.environ.pop(name, None)  # the next run looks for a free port of its own
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "NODE_RANK", "LOCAL_RANK"):
+        os.environ.pop(name, None)  # also of a run that did not start; the next one looks for a free port of its own
 
 
 def pytest_collection_modifyitems(items):

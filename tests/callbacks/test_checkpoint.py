@@ -11,7 +11,7 @@ import torch
 
 from callbacks import TrainingDivergedError
 from callbacks.atomic_checkpoint_io import AtomicCheckpointIO
-from callbacks.strategy.fully_sharded import _as_os_error
+from callbacks.strategy.fully_sharded import FullySharded, _as_os_error
 from lrnn.fit import fit
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.whole_checkpoint import read_whole
@@ -178,3 +178,14 @@ def test_shards_in_a_folder_that_is_reached_by_a_link_are_kept(tmp_path):
         cli = fit([*options, f"--trainer.max_steps={steps}", *more])
         assert read_whole(cli.checkpoint)["global_step"] == steps
         assert {path.resolve() for path in cli.checkpoint.parent.iterdir()} == {cli.checkpoint.resolve()}
+
+
+def test_what_keeps_shards_from_starting_is_said(tmp_path, monkeypatch):
+    """The end of the run finds no checkpoint to wait for, and no error of its own."""
+
+    def no_connection(self):
+        raise OSError(errno.EADDRINUSE, "the port is taken")
+
+    monkeypatch.setattr(FullySharded, "_setup_distributed", no_connection)
+    with pytest.raises(ConfigError, match="the port is taken"):
+        fit([*TINY, f"--run_dir={tmp_path}/run", "--trainer.strategy=fsdp2", "--trainer.max_steps=1"])

@@ -19,7 +19,7 @@ LONG = 256  # tokens
 # of those tried on an H100, see the rows "selective scan" of results/bench
 FORWARD = {"BD": 16, "GROUP": 8}
 FORWARD_FEW = {"BD": 16, "GROUP": 16}  # with few programs on each processor, a program has more loads on their way
-FEW = 12  # programs
+FEW = 12  # programs on each processor; fewer are few
 ADJOINT = {"BD": 8, "GROUP": 8}
 BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 128}
 BACKWARD_LONG = {"BD": 16, "GROUP": 4, "WALK": 4, "maxnreg": 128}
@@ -181,7 +181,7 @@ def _whole(u: Tensor, N: int, padded_N: int, options: dict[str, int]) -> bool:
 
 def _programs_at_once(device: torch.device, registers: int) -> int:
     """Return how many programs of one warp a GPU runs at once. A processor has 4 parts of 16,384 registers."""
-    return 4 * (16384 // (32 * registers)) * _processors(device) if device.type == "cuda" else 1
+    return 4 * (16384 // (32 * registers)) * _processors(device)
 
 
 def _processors(device: torch.device) -> int:
