@@ -66,11 +66,12 @@ def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float
     dt, A = F.softplus(_randn(batch, T, D)), -torch.arange(1.0, N + 1, device="cuda").repeat(D, 1)
     B, C = _randn(2, batch, T, N).unbind()
     skip = torch.ones(D, device="cuda")
-    _, _, starts = selective_scan_op(u, dt, A, B, C, skip, None, s, True)
+    inputs = u, dt, A, B, C, skip
+    _, _, starts = selective_scan_op(*inputs, None, None, None, s, True)
 
     def both() -> None:
-        selective_scan_op(u, dt, A, B, C, skip, None, s, True)
-        selective_scan_backward(u, dt, A, B, C, skip, starts, dy, None, s)
+        selective_scan_op(*inputs, None, None, None, s, True)
+        selective_scan_backward(*inputs, starts, dy, None, s, False)
 
     numbers = (3 + 5) * u.numel()  # u, dt, y forward; u, dt, dy, du, ddt backward
     card = torch.cuda.get_device_properties(0)

@@ -106,8 +106,9 @@ def _swiglu(dtype: torch.dtype, D: int) -> None:
 
 
 def _scan(dtype: torch.dtype, D: int, N: int, s: int) -> None:
-    # masks, and many programs; full tiles, few programs, and the configuration of long sequences
-    for batch, T in ((100, 70), (1, 256)):
-        u, dt = _leaf(batch, T, D).to(dtype), F.softplus(_leaf(batch, T, D)).to(dtype)
-        B, C = _leaf(batch, T, N).to(dtype), _leaf(batch, T, N).to(dtype)
-        _both_ways(selective_scan_op(u, dt, -_leaf(D, N).exp(), B, C, _leaf(D), None, s, True)[:1])
+    # masks, and many programs; full tiles, the configuration of long sequences, and few programs or many
+    for batch, T in ((100, 70), (1, 256), (64, 256)):
+        u, source, B, C = (_leaf(batch, T, size).to(dtype) for size in (D, D, N, N))
+        A, bias = -_leaf(D, N).exp(), _leaf(D)
+        dt = F.softplus(source + bias).to(dtype).detach()
+        _both_ways(selective_scan_op(u, dt, A, B, C, _leaf(D), None, source, bias, s, True)[:1])

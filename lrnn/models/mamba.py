@@ -80,11 +80,13 @@ class MambaMixer(Mixer):
         u, z = self.in_proj(x).chunk(2, dim=-1)
         u, conv_state = self.conv(u, conv_state)
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
-        dt = self._dt(r)
         A = -torch.exp(at_least_float32(self.A_log))
         if terms is not None:
-            terms["gate_saturation"] = saturation_of_decay(dt, A, self.gate_saturation)
-        y, h = selective_scan(u, dt, A, B, C, self.D, self.eigenvalue_range, h, form=self.form)
+            terms["gate_saturation"] = saturation_of_decay(self._dt(r), A, self.gate_saturation)
+        y, h = selective_scan(
+            u, F.linear(r, self.dt_weight), A, B, C, self.D, self.eigenvalue_range, h,
+            dt_bias=self.dt_bias, form=self.form,
+        )  # fmt: skip
         return self.out_proj(y * F.silu(z)), (conv_state, h)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
@@ -97,7 +99,7 @@ class MambaMixer(Mixer):
         return DiagonalTransitions(a.flatten(2))
 
     def _dt(self, r: Tensor) -> Tensor:
-        """Return the step sizes in the dtype of r. In bfloat16 the scan reads half the bytes."""
+        """Return the step sizes, as `selective_scan` computes them."""
         return softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias).to(r.dtype)
 
     @property

@@ -96,16 +96,21 @@ def test_selective_scan(T, D, N, is_long, programs, s, monkeypatch):
     monkeypatch.setattr(selective_scan_operators, "LONG", T if is_long else T + 1)
     monkeypatch.setattr(selective_scan_operators, "_programs_at_once", lambda *_: programs)
     monkeypatch.setattr(selective_scan_operators, "_processors", lambda _: 132 if is_long else 0)
-    u, dt, A = torch.randn(2, T, D), F.softplus(torch.randn(2, T, D)), -4 * torch.rand(D, N)
-    tensors = u, dt, A, torch.randn(2, T, N), torch.randn(2, T, N), torch.randn(D), torch.randn(2, D, N)
+    dt = 4 * torch.randn(2, T, D)  # some step sizes are small
+    rest = -4 * torch.rand(D, N), torch.randn(2, T, N), torch.randn(2, T, N), torch.randn(D), torch.randn(2, D, N)
 
     def kernels(u, dt, A, B, C, skip, h):
-        return selective_scan_op(u, dt, A, B, C, skip, h, s, True)[:2]
+        return selective_scan_op(u, dt, A, B, C, skip, h, None, None, s, True)[:2]
 
-    def specification(u, dt, A, B, C, skip, h):
-        return selective_scan(u, dt, A, B, C, skip, (1 - s, 1), h, form="recurrent")
+    def kernels_with_bias(u, source, A, B, C, skip, h, bias):
+        dt = F.softplus(source + bias).detach()
+        return selective_scan_op(u, dt, A, B, C, skip, h, source, bias, s, True)[:2]
 
-    compare(kernels, specification, tensors)
+    def specification(u, dt, A, B, C, skip, h, bias=None):
+        return selective_scan(u, dt, A, B, C, skip, (1 - s, 1), h, dt_bias=bias, form="recurrent")
+
+    compare(kernels, specification, (torch.randn(2, T, D), F.softplus(dt), *rest))
+    compare(kernels_with_bias, specification, (torch.randn(2, T, D), dt, *(x.detach() for x in rest), torch.randn(D)))
 
 
 def test_sequences_beyond_32_bits_are_refused():
@@ -128,7 +133,7 @@ def test_vectors_with_gaps():
     u, dt, A, B = x, x.exp(), -torch.rand(5, 1), torch.randn(1, 3, 1)
 
     def kernels(u, w):
-        y = selective_scan_op(u, dt, A, B, B, w, None, 2, True)[0]
+        y = selective_scan_op(u, dt, A, B, B, w, None, None, None, 2, True)[0]
         return y, add_norm_op(u, u, w, 1e-3, u.dtype)[1], rms_norm_op(u, w, 1e-3), short_convolution_op(u, taps, w)
 
     def specification(u, w):

@@ -24,7 +24,6 @@ pytestmark = pytest.mark.gpu
 
 LENGTHS = (1, 2, 63, 64, 65, 256, 2048)
 DTYPES = (torch.float32, torch.bfloat16)
-NEGATIVE = {"eigenvalue_range": (-1, 1)}
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # largest norm of an error, relative to that of the value
 
 
@@ -109,10 +108,11 @@ def test_two_runs_agree_bit_by_bit(op, card):
         beta = (2 * torch.rand(4, T, 4, device="cuda")).requires_grad_()
         inputs, function = (random(4, T, 4, K), k, random(4, T, 4, K), beta), delta_rule
     elif op == "scan":
-        dt = F.softplus(random(2, 2048, 256).detach().float()).requires_grad_()
+        dt = random(2, 2048, 256)
         A, B, C = -torch.rand(256, 16, device="cuda"), random(2, 2048, 16), random(2, 2048, 16)
-        inputs = random(2, 2048, 256), dt, A.requires_grad_(), B, C, random(256, dtype=torch.float32)
-        function = partial(selective_scan, **NEGATIVE)
+        skip, bias = random(256, dtype=torch.float32), random(256, dtype=torch.float32)
+        inputs = random(2, 2048, 256), dt, A.requires_grad_(), B, C, skip, bias
+        function = lambda *x: selective_scan(*x[:6], (-1, 1), dt_bias=x[6])  # noqa: E731
     elif op == "convolution":
         inputs, function = (random(2, 2048, 512), random(512, 4, dtype=torch.float32)), short_convolution
     else:
@@ -152,20 +152,21 @@ def test_delta_rule_with_large_heads():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("eigenvalue_range", [(0, 1), (-1, 1)])
+@pytest.mark.parametrize(("eigenvalue_range", "has_bias"), [((0, 1), True), ((-1, 1), True), ((-1, 1), False)])
 @pytest.mark.parametrize(("T", "D", "N"), [*((T, 64, 16) for T in LENGTHS), (65, 40, 5), (130, 33, 40), (20, 16, 256)])
-def test_selective_scan(T, D, N, eigenvalue_range, dtype):
+def test_selective_scan(T, D, N, eigenvalue_range, has_bias, dtype):
     B = 2
     u, B_, C = torch.randn(B, T, D), torch.randn(B, T, N), torch.randn(B, T, N)
     dt = -torch.log(torch.rand(B, T, D))  # exp(dt A) is uniform on (0, 1) where A = -1
     A = -torch.exp(torch.randn(D, N))
     u, dt, B_, C = (x.to(dtype) for x in (u, dt, B_, C))
-    tensors = u, dt, A, B_, C, torch.randn(D), torch.randn(B, D, N)
+    tensors = u, dt, A, B_, C, torch.randn(D), torch.randn(B, D, N), *([torch.randn(D)] if has_bias else [])
 
-    def op(u, dt, A, B, C, skip, h, form):
-        return selective_scan(u, dt, A, B, C, skip, eigenvalue_range, h, form=form)
+    def op(u, dt, A, B, C, skip, h, bias=None, form="auto"):
+        return selective_scan(u, dt, A, B, C, skip, eigenvalue_range, h, dt_bias=bias, form=form)
 
-    compare(op, tensors, ("y", "h", "du", "ddt", "dA", "dB", "dC", "dskip", "dh0"), TOLERANCE[dtype])
+    names = ("y", "h", "du", "ddt", "dA", "dB", "dC", "dskip", "dh0", "dbias")
+    compare(op, tensors, names[: 2 + len(tensors)], TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -26,6 +26,17 @@ def test_specification_against_a_scalar_loop(eigenvalue_range):
             assert y[0, t, d].item() == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("form", ["recurrent", "chunked"])
+def test_bias_of_the_step_sizes(form):
+    u, dt, B, C = (torch.randn(2, 9, size) for size in (4, 4, 3, 3))
+    A, skip, bias = -torch.rand(4, 3), torch.randn(4), torch.randn(4)
+    y, h = selective_scan(u, dt, A, B, C, skip, (-1, 1), dt_bias=bias, form=form)
+    want, want_h = selective_scan(u, F.softplus(dt + bias), A, B, C, skip, (-1, 1), form=form)
+    torch.testing.assert_close((y, h), (want, want_h))
+    with pytest.raises(ValueError, match=r"selective_scan: dt_bias must be \(4,\), got \(3,\)"):
+        selective_scan(u, dt, A, B, C, skip, (-1, 1), dt_bias=bias[:3], form=form)
+
+
 @pytest.mark.parametrize("eigenvalue_range", [(0.0, 2.0), (-1, 0), (1, -1), (-2, 2), (0,), (0, 1, 2)])
 def test_other_ranges_are_refused(eigenvalue_range):
     with pytest.raises(ValueError, match=r"eigenvalue_range: must be \[0, 1\] or \[-1, 1\]"):
