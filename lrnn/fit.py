@@ -4,6 +4,11 @@ The command line is LightningCLI. Every option is an argument of a class, and `-
 shows the resolved configuration, which is also saved in the run's folder.
 """
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # CollectGarbage enables it again
+
 import json
 import logging
 import os
@@ -33,6 +38,7 @@ from callbacks import (
     TrainingDivergedError,
 )
 from callbacks.atomic_checkpoint_io import write_atomically
+from callbacks.collect_garbage import CollectGarbage
 from callbacks.dashboard.logger import Dashboard
 from callbacks.gradient_order import GradientOrder
 from data import DataError
@@ -181,6 +187,7 @@ class FitCLI(LightningCLI):
             "callbacks": [
                 StopOnNonFinite(),
                 GradientOrder(),
+                CollectGarbage(),
                 checkpoint,
                 RecordForms(run_dir),
                 *progress,

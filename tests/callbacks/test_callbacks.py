@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 from functools import partial
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from callbacks import CompileTraining, CosineWarmup, StopOnNonFinite, TrainingDivergedError
+from callbacks.collect_garbage import CollectGarbage
 from callbacks.stop_on_non_finite import weights_are_finite
 from lrnn.fit import fit
 from lrnn.models import MLSTM, DeltaNet, DeltaProduct
@@ -48,6 +50,18 @@ def test_non_finite_losses_of_any_rank_are_counted_and_stop_the_run():
     with pytest.raises(TrainingDivergedError, match="not finite in 5 of the last 8 batches, up to step 4"):
         trainer = SimpleNamespace(global_step=4, max_steps=100, strategy=strategy, world_size=2)
         callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(1.0)}, None, 3)
+
+
+def test_garbage_is_collected_again_after_the_first_step():
+    callback = CollectGarbage()
+    trainer = SimpleNamespace(callbacks=[callback])
+    gc.disable()
+    try:
+        callback.on_train_batch_end(trainer)
+        assert gc.isenabled()
+        assert not trainer.callbacks
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
