@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from callbacks.contract import length_task
+from callbacks.contract import length_task, members_of
 from callbacks.log_values import log_values
 from callbacks.scorer import scorer
 
@@ -48,14 +48,14 @@ class BestWeights(L.Callback):
         length_task(trainer)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        # best.ckpt may be younger than the checkpoint that training goes on from, so its own record counts
+        # what is best stands in best.ckpt, which may be younger than the checkpoint that training goes on from
         if trainer.ckpt_path and self._path(trainer).is_file():
             self.best = self._read(trainer)["callbacks"][self.state_key]["best"]
             with self.in_place(trainer, pl_module):  # again, as a resumed run may have other validation sequences
                 self.best["selection_scaled_accuracy"] = self._score(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking or members_of(trainer).fast_dev_run:
             return
         score = self._score(trainer, pl_module)
         log_values(trainer, {"length/selection": score})

@@ -10,6 +10,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.agreed_stop import AgreedStop
+from callbacks.contract import members_of
 
 
 class ResumableCheckpoint(Checkpoint):
@@ -20,9 +21,8 @@ class ResumableCheckpoint(Checkpoint):
     and ends with the status 128 + signal, such as 143, after the others. A signal during a validation waits for its
     end.
 
-    The last step is saved only after `on_train_end` of the other callbacks, because Lightning would not call it again
-    in a run that resumes at the last step. So a run that is cut off in its last evaluation resumes a little before it
-    and evaluates again.
+    A checkpoint is saved before the validation of its step, if one is due. A run that resumes from it validates first.
+    A run that resumes at its last step calls `on_train_end` of all callbacks, so it does its last evaluation again.
     """
 
     def __init__(self, dirpath: str, every_n_steps: int):
@@ -35,13 +35,27 @@ class ResumableCheckpoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self._step = 0  # the last optimizer step that has ended
         self._stop: AgreedStop | None = None
+        self._validation_due = False  # at the step of the last checkpoint
+        self._trained = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validation_due": self._validation_due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validation_due = state_dict["validation_due"]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._trained = False
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._receive_signals(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step
+        self._trained = True
         self._receive_signals(trainer)
+        if self._validation_due:
+            _validate(trainer)
 
     def _receive_signals(self, trainer: L.Trainer) -> None:
         """Take the signals from Lightning, whose handlers stop without a checkpoint, or under Slurm start the job anew.
@@ -67,11 +81,11 @@ class ResumableCheckpoint(Checkpoint):
         self._step = step
         assert self._stop is not None
         number = self._stop.after_step(step)
-        if step >= trainer.max_steps > 0:
-            return
-        if number is not None or step % self.every_n_steps == 0:
+        last = step >= trainer.max_steps > 0
+        if number is not None or last or step % self.every_n_steps == 0:
+            self._validation_due = _validation_is_due(trainer)
             self._save(trainer)
-        if number is not None:
+        if number is not None and not last:
             self._leave(trainer, signal.Signals(number))
 
     def _leave(self, trainer: L.Trainer, number: signal.Signals) -> None:
@@ -84,7 +98,17 @@ class ResumableCheckpoint(Checkpoint):
         raise SystemExit(128 + number)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._validation_due = False
         self._save(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """End the training of a run that resumed at its last step, for which Lightning calls no hook of training."""
+        if self._trained:
+            return
+        if self._validation_due:
+            _validate(trainer)
+        for callback in members_of(trainer).callbacks:
+            callback.on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._ignore_signals()
@@ -99,6 +123,8 @@ class ResumableCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer) -> None:
         """Save, or raise the first rank's OSError on all ranks, such as that of a full disk."""
+        if members_of(trainer).fast_dev_run:
+            return
         problem = None
         try:
             trainer.save_checkpoint(self.path, weights_only=False)
@@ -108,3 +134,18 @@ class ResumableCheckpoint(Checkpoint):
         problem = trainer.strategy.broadcast(problem)
         if problem is not None:
             raise problem
+
+
+def _validation_is_due(trainer: L.Trainer) -> bool:
+    """Return whether Lightning validates after the batch that has just ended."""
+    loop = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def _validate(trainer: L.Trainer) -> None:
+    """Run the validation that Lightning skips where it resumes, after the batch at which it was due."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    trainer.validating = True
+    loop.restarting = False
+    loop.run()
+    trainer.training = True

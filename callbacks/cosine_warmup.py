@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks.contract import members_of
 from callbacks.log_values import log_values
@@ -20,7 +22,7 @@ class CosineWarmup(L.Callback):
         """
         Args:
             warmup: Steps of linear warm-up, or a fraction of all steps if below 1.
-            min_lr: Learning rate after the last step.
+            min_lr: Learning rate after the last step, at most that of the model.
         """
         if warmup < 0:
             raise ValueError(f"schedule.warmup: must be at least 0, got {warmup}")
@@ -39,9 +41,18 @@ class CosineWarmup(L.Callback):
         return self.min_lr + (peak - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.warmup >= 1 and self.warmup >= trainer.max_steps:
+            rank_zero_info(
+                f"schedule.warmup: {self.warmup:g} steps, of {trainer.max_steps} steps in all; the learning rate does "
+                "not reach model.learning_rate"
+            )
         for optimizer in trainer.optimizers:  # the optimizer state of a checkpoint, which is read later, has it too
             for group in optimizer.param_groups:
                 group["peak_lr"] = group["lr"]
+                if self.min_lr > group["lr"]:
+                    raise MisconfigurationException(
+                        f"schedule.min_lr: must be at most model.learning_rate ({group['lr']:g}), got {self.min_lr:g}"
+                    )
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         step, total = trainer.global_step, int(trainer.estimated_stepping_batches)

@@ -31,7 +31,8 @@ class LengthGeneralization(L.Callback):
     share of the labels at t that are right, and of the sequences whose labels up to t are all right. Both are logged as
     `label_accuracy/<t>` and `sequence_accuracy/<t>` for some t, drawn for all, and written as `prefixes`.
 
-    If `BestWeights` is among the callbacks, the file holds its step and scores as `best_checkpoint`.
+    If `BestWeights` is among the callbacks, the file holds its step and scores as `best_checkpoint`. If a finished run is
+    trained for longer, the file of step N is kept as `length_generalization_N.json`.
     """
 
     def __init__(
@@ -77,6 +78,11 @@ class LengthGeneralization(L.Callback):
             except ValueError as error:
                 raise MisconfigurationException(str(error)) from error
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        path = self._path(trainer)
+        if trainer.is_global_zero and path.exists():  # of the weights so far
+            path.rename(path.with_stem(f"{path.stem}_{trainer.global_step}"))
+
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
@@ -92,6 +98,7 @@ class LengthGeneralization(L.Callback):
         record = self._score_test_set(trainer, pl_module)
         self._log(trainer, record["scaled_accuracy_at"])
         self.results = {
+            "step": trainer.global_step,
             "test_lengths": list(task.test_lengths),
             **record,
             "validation_scaled_accuracy": validation.scaled_accuracy,
@@ -100,9 +107,15 @@ class LengthGeneralization(L.Callback):
         }
         if trainer.is_global_zero:
             log_values(trainer, {"length/test": record["scaled_accuracy"]})
-            path = Path(trainer.default_root_dir, "length_generalization.json")
-            write_record(path, self.results)  # a run that has this file is finished
-            rank_zero_info(f"{_summary(self.results)}; written to {path}")
+            where = ""
+            if not members_of(trainer).fast_dev_run:
+                path = self._path(trainer)
+                write_record(path, self.results)  # a run that has this file is finished
+                where = f"; written to {path}"
+            rank_zero_info(_summary(self.results) + where)
+
+    def _path(self, trainer: L.Trainer) -> Path:
+        return Path(trainer.default_root_dir, "length_generalization.json")
 
     def _score_prefixes(self, trainer: L.Trainer, model: L.LightningModule, samples: int) -> dict[str, Any]:
         if self.prefix_length is None:

@@ -25,7 +25,12 @@ class StopOnNonFinite(L.Callback):
         """
         Args:
             every_n_steps: Optimizer steps between two checks of the losses.
+
+        Raises:
+            ValueError: if it is below 1.
         """
+        if every_n_steps < 1:
+            raise ValueError(f"every_n_steps: must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self._losses: list[Tensor] = []  # since the last check
         self._step = 0

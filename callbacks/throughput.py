@@ -30,7 +30,7 @@ PEAKS = {
 class Throughput(L.Callback):
     """Logs these numbers every `log_every_n_steps`, without waiting for the GPU at other steps:
 
-    - `speed/tokens_per_second`: tokens per second of one GPU, over all time but validation
+    - `speed/tokens_per_second`: tokens per second of one GPU, padding included, over all time but validation
     - `speed/share_of_peak`: MFU, the share of the GPU's dense bf16 peak, if the GPU is in the table above; from the
       model's `flops_per_token(context)`, which is approximate
     - `speed/share_waiting`: share of the time spent waiting for data

@@ -47,8 +47,8 @@ def start_at_a_step(trainer: Any) -> None:
 
     Lightning takes a step at every multiple of accumulate_grad_batches. The count in a checkpoint may be no multiple,
     if it was made with another accumulate_grad_batches or between two steps. It is rounded down to one. The samples
-    are not affected, since they are counted by steps. An epoch that had ended is counted as ended; otherwise Lightning
-    would run it once more, without a batch.
+    are not affected, since they are counted by steps. If the epoch had ended, the count is 0, that of the next epoch;
+    otherwise Lightning would run the epoch once more, without a batch.
     """
     progress, limit = trainer.fit_loop.epoch_loop.batch_progress, trainer.limit_train_batches
     for count in (progress.current, progress.total):

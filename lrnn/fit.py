@@ -46,9 +46,9 @@ from data.resumable import ResumableData
 from lrnn.models import LanguageModel
 from lrnn.runtime.card import check_card
 from lrnn.runtime.config_kind import refuse_sweep_configs
-from lrnn.runtime.data_seed import refuse_data_seed
 from lrnn.runtime.devices import check_devices
 from lrnn.runtime.errors import ConfigError, check_at_least
+from lrnn.runtime.linked_options import refuse_linked_options
 from lrnn.runtime.null_options import refuse_null, refuse_null_of
 from lrnn.runtime.one_line import one_line
 from lrnn.runtime.parent import end_with_launcher, launching, let_launcher_fail_first
@@ -167,8 +167,8 @@ class FitCLI(LightningCLI):
         run_dir, root = Path(self.config.run_dir), self.config.trainer.default_root_dir
         if root is not None and Path(root) != run_dir:
             raise ConfigError(f"trainer.default_root_dir: is run_dir, {run_dir}; set run_dir instead, got {root}")
-        if self.config.resume and not self.checkpoint.exists():
-            raise ConfigError(f"resume: there is no checkpoint {self.checkpoint}")
+        if self.config.resume and not run_dir.exists():
+            raise ConfigError(f"resume: there is no folder {run_dir}; start the run without --resume")
         # on other ranks the folder may exist already, since the first rank makes it
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         if first and not self.config.resume and run_dir.exists():
@@ -218,12 +218,14 @@ def fit(args: Sequence[str] | None = None, extra_callbacks: Sequence[L.Callback]
     end_with_launcher()
     arguments = sys.argv[1:] if args is None else args
     refuse_sweep_configs(arguments)
-    refuse_data_seed(arguments)
+    refuse_linked_options(arguments)
     try:
         cli = FitCLI(args, extra_callbacks)
-        checkpoint = cli.checkpoint if cli.config.resume else None
+        checkpoint = cli.checkpoint if cli.config.resume and cli.checkpoint.exists() else None
         if checkpoint:
-            check_resumable(checkpoint, cli.model, cli.datamodule, cli.trainer.strategy)
+            check_resumable(checkpoint, cli.model, cli.datamodule, cli.trainer)
+        elif cli.config.resume:
+            rank_zero_info(f"resume: {cli.config.run_dir} has no checkpoint, so the run starts at its first step")
     except UNFIT as error:
         raise ConfigError(one_line(str(error), arguments)) from error
     try:

@@ -85,7 +85,7 @@ def test_no_run_lies_in_the_folder_of_another_run_or_of_a_sweep():
             "config: conf/sweeps/table3.yaml configures a sweep; use python -m lrnn.sweep --config conf/sweeps/",
         ),
         ([*TINY, "--checkpoint_every=0"], "checkpoint_every: must be at least 1, got 0"),
-        ([*TINY, "--resume=true"], "resume: there is no checkpoint"),
+        ([*TINY, "--resume=true"], "resume: there is no folder"),
         ([*TINY, "--schedule.warmup=-1"], "warmup: must be at least 0"),
         ([*TINY, "--trainer.max_steps=-1"], "trainer.max_steps: must be at least 1"),
         ([*TINY, "--model.form=fastest"], "model.form"),

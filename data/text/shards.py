@@ -57,7 +57,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Hash of all fields, including the hashes of the shards. It identifies the tokens and their order."""
+        """Hash of all fields, including the hashes of the shards. It identifies the tokens, their order and where they are from."""
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
@@ -74,9 +74,10 @@ class Manifest:
             fields = json.loads(path.read_text())
             fields["splits"] = {name: shards_from_json(fields["splits"][name]) for name in SPLITS}
             manifest = cls(**fields)
+            fits = np.dtype(manifest.dtype) == token_dtype(manifest.vocab_size)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"data.shards: {path} is damaged ({error})") from error
-        if np.dtype(manifest.dtype) != token_dtype(manifest.vocab_size):
+        if not fits:
             raise DataError(f"data.shards: {path} says {manifest.dtype} for a vocabulary of {manifest.vocab_size}")
         check_sizes(folder, [shard for shards in manifest.splits.values() for shard in shards], manifest.dtype)
         return manifest

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor
 
 from callbacks import FullySharded
@@ -14,14 +13,14 @@ from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.whole_checkpoint import read_whole
 
 
-def check_resumable(path: Path, model: LanguageModel, data: L.LightningDataModule, strategy: Strategy) -> None:
+def check_resumable(path: Path, model: LanguageModel, data: L.LightningDataModule, trainer: L.Trainer) -> None:
     """Check a checkpoint before its weights are read.
 
     Args:
         path: A file or a folder of shards (lrnn/runtime/checkpoint.py).
         model: Model of the configuration.
         data: Data module of the configuration.
-        strategy: Strategy of the configuration. Only FSDP reads shards.
+        trainer: Trainer of the configuration. Of the strategies, only FSDP reads shards.
 
     Raises:
         ConfigError: with the first difference, or if the checkpoint is damaged.
@@ -35,7 +34,11 @@ def check_resumable(path: Path, model: LanguageModel, data: L.LightningDataModul
         before = saved["hyper_parameters"].get(name)
         if before != value:
             raise ConfigError(f"model.{name}: {path} has {before}, the configuration {value}")
-    if path.is_dir() and not isinstance(strategy, FullySharded):
+    if saved["global_step"] > trainer.max_steps:
+        raise ConfigError(
+            f"trainer.max_steps: must be at least {saved['global_step']}, the step of {path}, got {trainer.max_steps}"
+        )
+    if path.is_dir() and not isinstance(trainer.strategy, FullySharded):
         raise ConfigError(f"trainer.strategy: {path} is in shards; continue it with --trainer.strategy=fsdp2")
     if path.is_file():
         _check_weights(path, saved, model.state_dict())

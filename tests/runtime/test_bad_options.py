@@ -17,6 +17,16 @@ STAGE = "data.curriculum.Stage"
             [PARITY, "--data.seed=7"],
             "data.seed: is seed_everything; set --seed_everything instead, got --data.seed=7",
         ),
+        (
+            [PARITY, "--data={class_path: data.Parity, init_args: {seed: 7}}"],
+            "data.seed: is seed_everything; set --seed_everything instead, got --data={class_path: data.Parity, "
+            "init_args: {seed: 7}}",
+        ),
+        (
+            [PARITY, "--model.vocab_size=77"],
+            "model.vocab_size: is that of the data; leave it out, got --model.vocab_size=77",
+        ),
+        ([PARITY, "--schedule.min_lr=0.1"], "schedule.min_lr: must be at most model.learning_rate (0.01), got 0.1"),
         ([PARITY, "--data.batch_size=null"], "data.batch_size: must not be null"),
         ([PARITY, "--data.supervision=null"], "data.supervision: must not be null"),
         ([PARITY, "--model.heads=null"], "model.heads: must not be null"),
