@@ -3,8 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.precision import HalfPrecision
 
-from lrnn.models import DeltaNet, DeltaNetMixer, DeltaProductMixer, Diagonal, FullMatrix, Layer, Mamba, Transformer
+from lrnn.models import (
+    AttentionMixer,
+    DeltaNet,
+    DeltaNetMixer,
+    DeltaProductMixer,
+    Diagonal,
+    FullMatrix,
+    Layer,
+    Mamba,
+    Transformer,
+)
 from lrnn.models.gate_saturation import saturation_of_decay, saturation_of_logits
 from lrnn.models.layers import AddLayerNorm, ShortConvolution
 
@@ -98,8 +109,16 @@ def test_attention_sees_distances_not_positions():
     def score(at, past):
         return (mixer._turn(x, at) * mixer._turn(y, past)).sum(-1)
 
-    torch.testing.assert_close(score(9, 2), score(1007, 1000), rtol=1e-4, atol=1e-4)  # angles are in float32
+    torch.testing.assert_close(score(9, 2), score(1007, 1000))
     assert not torch.allclose(score(9, 2), score(9, 3))
+
+
+def test_attention_knows_positions_with_weights_in_bfloat16():
+    """Lightning then sets the default dtype to bfloat16, which has 8 bits."""
+    mixer, x = AttentionMixer(Layer(16), heads=2), torch.randn(1, 2, 5000, 8).bfloat16()
+    with HalfPrecision("bf16-true").forward_context():
+        turned = mixer._turn(x, 10_000)
+    torch.testing.assert_close(turned, mixer._turn(x.double(), 10_000).bfloat16(), rtol=0.01, atol=0.02)
 
 
 def test_short_convolution_is_torch_conv1d():

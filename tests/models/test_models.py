@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -153,12 +154,14 @@ def test_bfloat16_autocast_stays_close(architecture, options):
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 def test_a_model_with_weights_in_bfloat16_learns_and_decodes(architecture, options):
-    """As with --trainer.precision=bf16-true."""
-    model = architecture(**{**SMALL, **options}).bfloat16()
+    """As with --trainer.precision=bf16-true, where Lightning sets the default dtype too."""
+    precision = HalfPrecision("bf16-true")
+    model = precision.convert_module(architecture(**{**SMALL, **options}))
     tokens = torch.randint(5, (2, 20))
-    model.loss(tokens, tokens).backward()
+    with precision.forward_context():
+        model.loss(tokens, tokens).backward()
+        logits, _ = model.step(tokens[:, 0], model(tokens)[1])
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-    logits, _ = model.step(tokens[:, 0], model(tokens)[1])
     assert logits.isfinite().all()
 
 
