@@ -221,11 +221,19 @@ class LanguageModel(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.one_label = getattr(self._datamodule, "one_label", False)
-        if self.consistency is not None and not getattr(self._datamodule, "last_label_is_state", False):
+        if self.consistency is None:
+            return
+        if not getattr(self._datamodule, "last_label_is_state", False):
             raise MisconfigurationException(
                 f"model.state_consistency: must be 0 on {type(self._datamodule).__name__} as it is set up: it needs a "
                 "task whose last label determines the state, and training sequences of one length at a time "
                 "(data.train_lengths: [32, 32])"
+            )
+        dtype = self.consistency.table.dtype
+        if dtype.itemsize < 4:  # 16 bits hold neither exact states nor a running mean
+            raise MisconfigurationException(
+                "model.state_consistency: needs weights in float32 or float64, got "
+                f"{str(dtype).removeprefix('torch.')}; set trainer.precision to 32-true or bf16-mixed"
             )
 
     def on_train_start(self) -> None:
