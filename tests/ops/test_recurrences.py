@@ -151,6 +151,25 @@ def test_chunked_form_equals_the_specification(op, T):
         assert relative_error(a, b) < 1e-9
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_gates_near_0_and_near_1_lose_no_digits(n):
+    """The chunked delta product in float32 against the specification in float64. One token has a gate of exactly 0."""
+    tokens, _, state = delta_product_inputs(64, n, gated=True)
+    strong = torch.rand(2, 64, 2, dtype=torch.float64) < 0.3
+    tokens[4] = -torch.where(strong, 160, 1e-3) * torch.rand(2, 64, 2, dtype=torch.float64)
+    tokens[4][:, 20] = -torch.inf
+    weight = randn(2, 64, 2, 5)
+
+    def outputs_and_gradients_in(dtype, form):
+        tensors = [x.float().to(dtype).requires_grad_() for x in (*tokens, *state)]
+        o, S = delta_product(*tensors, form=form)
+        return o, S, *torch.autograd.grad((o * weight.to(dtype)).sum() + S.square().sum(), tensors)
+
+    got, want = outputs_and_gradients_in(torch.float32, "chunked"), outputs_and_gradients_in(torch.float64, "recurrent")
+    for a, b in zip(got, want, strict=True):
+        assert relative_error(a, b) < 2e-6
+
+
 @every_recurrence
 @settings(max_examples=20, deadline=None)
 @given(T=st.integers(2, 40), cut=st.integers(1, 39), chunk_size=st.integers(1, 17), data=st.data())
