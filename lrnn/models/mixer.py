@@ -78,7 +78,7 @@ class Mixer(nn.Module, ABC):
         """
 
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
-        """Return the state after T tokens, as `forward` does, where neither branches nor a gradient are needed."""
+        """Return the state after T tokens, as `forward` does, with its gradient, where the branches are not needed."""
         after: MixerState = self(x, state)[1]
         return after
 

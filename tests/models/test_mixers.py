@@ -63,7 +63,8 @@ def test_a_slope_scales_what_beta_is_the_sigmoid_of(mixer, options):
             flat.beta_bias *= 4
     x = torch.randn(2, 9, 16)
     torch.testing.assert_close(steep(x), flat(x))
-    torch.testing.assert_close(steep.advance(x), flat.advance(x))
+    with torch.no_grad():
+        torch.testing.assert_close(steep.advance(x), flat.advance(x))
     torch.testing.assert_close(steep.transitions(x).matrices(), flat.transitions(x).matrices())
 
 

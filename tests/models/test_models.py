@@ -207,6 +207,25 @@ def test_one_label_a_sequence_gives_the_same_loss_from_one_token(architecture, o
 
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_a_state_without_logits_is_the_same_and_has_its_gradient(architecture, options):
+    model = architecture(**{**SMALL, **options}).double()
+    tokens, nowhere = torch.randint(5, (2, 20)), torch.zeros(2, 0, dtype=torch.long)
+
+    def state(positions):
+        return [x for x in tree_leaves(model(tokens, None, positions)[1]) if x.numel()]
+
+    def gradient(state):
+        total = sum(x.square().sum() for x in state if x.requires_grad)
+        return torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
+
+    whole, alone = state(None), state(nowhere)
+    torch.testing.assert_close(alone, whole)
+    torch.testing.assert_close(gradient(alone), gradient(whole))
+    with torch.no_grad():
+        torch.testing.assert_close(state(nowhere), whole)
+
+
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 def test_what_gets_no_weight_decay(architecture, options):
     model = architecture(**{**SMALL, **options})
     decayed, kept = model.decay_groups()
