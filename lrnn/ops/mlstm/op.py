@@ -59,7 +59,7 @@ def mlstm(
     Raises:
         ValueError: another range, shapes that do not fit together, or T is 0.
     """
-    s = range_scale(eigenvalue_range)
+    s = range_scale(eigenvalue_range, "mlstm: eigenvalue_range")
     gates = input_gate.shape == forget_gate.shape == q.shape[:3]
     if q.shape != k.shape or q.shape[:3] != v.shape[:3] or not gates:
         raise ValueError(

@@ -64,7 +64,7 @@ def selective_scan(
     Raises:
         ValueError: another range, shapes that do not fit together, or T is 0.
     """
-    s = range_scale(eigenvalue_range)
+    s = range_scale(eigenvalue_range, "selective_scan: eigenvalue_range")
     (batch, T, D), N = u.shape, A.shape[-1]
     fits = dt.shape == u.shape and A.shape == (D, N) and B.shape == (batch, T, N) == C.shape and skip.shape == (D,)
     if not fits:
