@@ -129,6 +129,15 @@ def test_short_convolution_is_torch_conv1d():
     torch.testing.assert_close(conv(x)[0], want)
 
 
+def test_short_convolution_takes_states_of_its_own_shape_alone():
+    conv, x = ShortConvolution(3, 4), torch.randn(2, 5, 3).bfloat16()
+    y, state = conv(x, torch.zeros(2, 3, 3))
+    assert y.dtype == state.dtype == torch.bfloat16
+    for shape in ((2, 6, 3), (1, 3, 3), (2, 3, 1)):
+        with pytest.raises(ValueError, match=r"short_convolution: state must be \(2, 3, 3\), got"):
+            conv(x, torch.zeros(shape))
+
+
 def test_layer_norm_of_the_sum():
     x, y = torch.randn(2, 2, 5, 8)
     norm = AddLayerNorm(8, eps=1e-5)

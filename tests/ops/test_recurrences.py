@@ -202,8 +202,20 @@ def test_wrong_shapes_are_refused(op):
     broken = [([tokens[0][..., :-1], *tokens[1:]], [first, *others])]  # the first input is too narrow
     if len(tokens) > 1:  # the last one is too short
         broken.append(([*tokens[:-1], tokens[-1][:, :3]], [first, *others]))
-    broken.append((tokens, [first[..., :-1], *others]))
+    for i in range(1 + len(others)):  # a tensor of the state is too narrow, or is that of one sequence
+        for wrong in (lambda x: x[..., :-1], lambda x: x[:1]):
+            broken.append((tokens, [wrong(x) if i == j else x for j, x in enumerate((first, *others))]))
     broken.append(([x[:, :0] for x in tokens], [first, *others]))
     for some_tokens, state in broken:
         with pytest.raises(ValueError, match=op.name.split()[0]):
             op.run(some_tokens, weights, state)
+
+
+@every_recurrence
+def test_an_empty_batch_is_taken(op):
+    tokens, weights, state = ([x[:0] if i != 1 else x for x in group] for i, group in enumerate(op.draw(9)))
+    for gradient in (True, False):
+        with torch.set_grad_enabled(gradient):
+            for form in ("auto", *op.forms):
+                y, end = op.run(tokens, weights, state, form=form)
+                assert y.shape[:2] == (0, 9) and [x.shape for x in end] == [x.shape for x in state]
