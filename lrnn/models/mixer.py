@@ -51,10 +51,10 @@ class Mixer(nn.Module, ABC):
 
     @property
     def recurrent_size(self) -> int:
-        """Size of the recurrent state of a sequence, the last tensor of a state; 0 if a mixer has none.
+        """Size of the recurrent state of one sequence; 0 if the mixer has none that can be compared.
 
-        Such states can be compared: sequences with equal states have equal futures. The state of a convolution is
-        another tensor.
+        States can be compared if sequences with equal states have equal futures. The recurrent state is the last tensor
+        of a mixer's state. The state of a convolution is another one.
         """
         return 0
 

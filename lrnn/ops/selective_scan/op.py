@@ -54,8 +54,8 @@ def selective_scan(
         dt_bias: (D,); where given, the step sizes are softplus(dt + dt_bias), rounded to the dtype of `dt`. On a GPU
             this is faster than a softplus of one's own.
         form: `auto`, `recurrent`, `chunked` or `triton`.
-        chunk_size: number of tokens in a chunk of the chunked form; by default 64, on a CPU fewer if the states of a
-            chunk would not stay in the cache.
+        chunk_size: number of tokens in a chunk of the chunked form; by default 64 on a GPU. A CPU by default takes as
+            many as have states that stay in the cache: at most 64 with a gradient, and any number without.
 
     Returns:
         outputs (batch, T, D) in the dtype of `u`, and the final state (batch, D, N), held in float32
