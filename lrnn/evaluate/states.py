@@ -207,10 +207,12 @@ def recurrent_states(model: LanguageModel, state: Any) -> list[Tensor]:
     """
     found = []
     for block, (mixer_state, _) in zip(model.backbone.blocks, state, strict=True):
-        tensors = mixer_state[1:] if hasattr(block.mixer, "conv") else mixer_state
-        numbers = torch.cat([x.flatten(1) for x in tensors], 1)
-        # nothing reads the norm of a product of matrices, which may grow or fade
-        found.append(F.normalize(numbers) if isinstance(block.mixer, MatrixProductMixer) else numbers)
+        if isinstance(block.mixer, MatrixProductMixer):
+            # nothing reads the norm of a product of matrices outside the unit ball, which may grow or fade
+            found.append(F.normalize(mixer_state[-1].flatten(1)))
+        else:
+            tensors = mixer_state[1:] if hasattr(block.mixer, "conv") else mixer_state
+            found.append(torch.cat([x.flatten(1) for x in tensors], 1))
     return found
 
 

@@ -127,7 +127,7 @@ class DeltaNetMixer(Mixer):
         return beta_from_logits(logits, self.beta_scale, self.beta_stretch)
 
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
-        if self.conv.kernel_size or x.is_cuda:
+        if self.conv.kernel_size or x.is_cuda or torch.is_grad_enabled():
             return super().advance(x, state)
         conv_state, S = state if state is not None else (empty_state(x), None)
         channels = self.splits[0] // 3

@@ -1,8 +1,8 @@
 """The diagonal linear RNN of the paper's Figure 1: the smallest model that shows what the eigenvalue range decides.
 
     h_t = a(x_t) * h_{t-1} + b(x_t) * x_t        y_t = h_t
-    a   = sigmoid(10 W x / sqrt(width))          in (0, 1), or tanh of the same, in (-1, 1)
-    b   = W' x / sqrt(width)
+    a   = sigmoid(10 (W x + c) / sqrt(width))    in (0, 1), or tanh of the same, in (-1, 1)
+    b   = (W' x + c') / sqrt(width)
 
 The factor 10 makes the gates steep, so that they soon reach the ends of their range. The authors' model has no residual
 path. The block here has one, like all blocks of this package, unless `residual` is false.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lrnn.models.language_model import LanguageModel
-from lrnn.models.mixer import Layer, Mixer
+from lrnn.models.mixer import Layer, Mixer, with_options_at
 
 
 class Hybrid(LanguageModel):
@@ -31,12 +31,10 @@ class Hybrid(LanguageModel):
             if name not in pattern:
                 raise ValueError(f"model.mixers: every mixer must be in model.pattern, which lacks {name}")
 
+        named = {name: with_options_at(f"model.mixers.{name}", mixer) for name, mixer in mixers.items()}
+
         def make_mixer(layer: Layer) -> Mixer:
-            name = pattern[layer.index % len(pattern)]
-            try:
-                return mixers[name](layer)
-            except ValueError as error:  # its message names an option of the mixer
-                raise ValueError(str(error).replace("model.", f"model.mixers.{name}.", 1)) from error
+            return named[pattern[layer.index % len(pattern)]](layer)
 
         super().__init__(make_mixer, **kwargs)
         self.record_options({"mixers": mixers, "pattern": pattern, **kwargs})

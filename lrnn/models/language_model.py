@@ -15,9 +15,10 @@ from lrnn.models.backbone import Backbone, BlockState
 from lrnn.models.class_path import import_path, plain
 from lrnn.models.initialisation import build_with_normal_weights
 from lrnn.models.layers import Norm, SwiGLU
-from lrnn.models.mixer import Layer, Mixer
+from lrnn.models.mixer import Layer, Mixer, with_options_at
 from lrnn.models.state_consistency import StateConsistency
-from lrnn.ops import IGNORE, Form, head_loss, head_scores
+from lrnn.ops import IGNORE, Form, check_choice, head_loss, head_scores
+from lrnn.ops.common.form import FORMS
 
 MOST_LAYERS = 10_000  # more would fill the memory before an error could say so
 
@@ -94,9 +95,12 @@ class LanguageModel(L.LightningModule):
         _check_sizes(vocab_size=vocab_size, width=width, layers=layers)
         if adam_eps <= 0:
             raise ValueError(f"model.adam_eps: must be above 0, got {adam_eps}")
-        if mlp_width is not None:
-            if channel_mixer is not None:
+        check_choice("model.form", form, FORMS)
+        if channel_mixer is not None:
+            if mlp_width is not None:
                 raise ValueError("model.mlp_width: must be absent where model.channel_mixer is given")
+            channel_mixer = with_options_at("model.channel_mixer", channel_mixer)
+        elif mlp_width is not None:
             channel_mixer = partial(SwiGLU, mlp_width=mlp_width)
         self.class_path = import_path(type(self))  # now, since a strategy that shards changes the class
         self.learning_rate = learning_rate
@@ -221,11 +225,19 @@ class LanguageModel(L.LightningModule):
 
     def on_fit_start(self) -> None:
         self.one_label = getattr(self._datamodule, "one_label", False)
-        if self.consistency is not None and not getattr(self._datamodule, "last_label_is_state", False):
+        if self.consistency is None:
+            return
+        if not getattr(self._datamodule, "last_label_is_state", False):
             raise MisconfigurationException(
                 f"model.state_consistency: must be 0 on {type(self._datamodule).__name__} as it is set up: it needs a "
                 "task whose last label determines the state, and training sequences of one length at a time "
                 "(data.train_lengths: [32, 32])"
+            )
+        dtype = self.consistency.table.dtype
+        if dtype.itemsize < 4:  # 16 bits hold neither exact states nor a running mean
+            raise MisconfigurationException(
+                "model.state_consistency: needs weights in float32 or float64, got "
+                f"{str(dtype).removeprefix('torch.')}; set trainer.precision to 32-true or bf16-mixed"
             )
 
     def on_train_start(self) -> None:

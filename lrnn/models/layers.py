@@ -1,13 +1,13 @@
 """Layers that the architectures share: linear maps, norms, the short convolution, the MLP."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrnn.models.mixer import Layer, Mixer, MixerState
-from lrnn.ops import Form, add_norm, dtype_of_products, linear, rms_norm, short_convolution, swiglu
+from lrnn.ops import Form, add_norm, check_choice, dtype_of_products, linear, rms_norm, short_convolution, swiglu
 
 Norm = Literal["rms", "layer"]
 
@@ -60,7 +60,12 @@ class AddLayerNorm(nn.LayerNorm):
 
 
 def make_add_norm(norm: Norm, size: int, eps: float, form: Form) -> nn.Module:
-    """Make the module that adds the two terms of the residual stream, and normalises the sum."""
+    """Make the module that adds the two terms of the residual stream, and normalises the sum.
+
+    Raises:
+        ValueError: if there is no such norm.
+    """
+    check_choice("model.norm", norm, get_args(Norm))
     return AddRMSNorm(size, eps, form) if norm == "rms" else AddLayerNorm(size, eps)
 
 
@@ -146,7 +151,7 @@ class MLP(Mixer):
         """
         super().__init__()
         if hidden < 1:
-            raise ValueError(f"model.channel_mixer.hidden: must be at least 1, got {hidden}")
+            raise ValueError(f"model.hidden: must be at least 1, got {hidden}")
         self.up = nn.Linear(layer.width, hidden)
         self.down = nn.Linear(hidden, layer.width)
 

@@ -1,7 +1,9 @@
 """The contract of a mixer, and what a mixer is told about its place in the model."""
 
+import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 from torch import Tensor, nn
 
@@ -49,10 +51,10 @@ class Mixer(nn.Module, ABC):
 
     @property
     def recurrent_size(self) -> int:
-        """Size of the recurrent state of a sequence, the last tensor of a state; 0 if a mixer has none.
+        """Size of the recurrent state of one sequence; 0 if the mixer has none that can be compared.
 
-        Such states can be compared: sequences with equal states have equal futures. The state of a convolution is
-        another tensor.
+        States can be compared if sequences with equal states have equal futures. The recurrent state is the last tensor
+        of a mixer's state. The state of a convolution is another one.
         """
         return 0
 
@@ -78,7 +80,7 @@ class Mixer(nn.Module, ABC):
         """
 
     def advance(self, x: Tensor, state: MixerState | None = None) -> MixerState:
-        """Return the state after T tokens, as `forward` does, where neither branches nor a gradient are needed."""
+        """Return the state after T tokens, as `forward` does, with its gradient, where the branches are not needed."""
         after: MixerState = self(x, state)[1]
         return after
 
@@ -89,3 +91,20 @@ class Mixer(nn.Module, ABC):
             context: tokens in a training sequence.
         """
         return 0
+
+
+def with_options_at(key: str, make_mixer: Callable[[Layer], Mixer]) -> Callable[[Layer], Mixer]:
+    """Return `make_mixer` with errors that name the mixer's options at `key`, as in model.channel_mixer.heads.
+
+    A mixer calls its options model.heads, as they are those of the model in an architecture. The settings of a `Layer`,
+    such as model.width, are the model's everywhere.
+    """
+    settings = "|".join(field.name for field in fields(Layer))
+
+    def make(layer: Layer) -> Mixer:
+        try:
+            return make_mixer(layer)
+        except ValueError as error:
+            raise ValueError(re.sub(rf"\bmodel\.(?!(?:{settings})\b)", f"{key}.", str(error))) from error
+
+    return make

@@ -1,9 +1,9 @@
 """mLSTM, xLSTM's parallel half (Beck et al. 2024, Figure 10): a matrix memory with an exponential input gate.
 
     u, z    = W_up x                      c = SiLU(conv(u))
-    q, k, v = W_q c, W_k c, W_v u         in blocks of 4 channels; k scaled by d_head^-1/2
+    q, k, v = W_q c, W_k c, W_v u         in blocks of 4 channels
     i~, f~  = W_gates [q, k, v] + b       W_gates starts at zero, b of f~ between 3 and 6
-    y       = W_down ((LayerNorm(mlstm(q, k, v, i~, f~)) + skip * c) * SiLU(z))
+    y       = W_down ((LayerNorm(mlstm(q, d_head^-1/2 k, v, i~, f~)) + skip * c) * SiLU(z))
 
 With eigenvalue range (-1, 1) the forget gate becomes 2 sigmoid(f~) - 1; the rest stays as it is. The paper's mLSTM has
 (0, 1), and the paper leaves (-1, 1) open (Grazzi et al. 2025, Appendix E.4).

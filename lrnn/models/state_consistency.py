@@ -7,8 +7,9 @@ the term
     M = mean_y |C[y] - mean C|^2        N_p = mean_y |C_p[y]|^2
 
 is added to the loss (lrnn/models/auxiliary_terms.py). S_i are the recurrent states of all blocks after sequence i, y_i
-is its last label, and C is a learned table with a state for each label. S_ip and C_p are their parts: the heads, or the
-blocks that have none. The means over y are over the labels that have occurred.
+is its last label, and C is a learned table with a state for each label. A part p of a state is a head, or the whole
+state of a block without heads. S_ip and C_p are the parts of S_i and C. The means over y are over the labels that have
+occurred.
 
 Cross-entropy teaches almost nothing once every answer is right, since its gradient fades exponentially. A recurrence
 that keeps its states does not correct errors, so the errors that are left add up over a long sequence. The first ratio

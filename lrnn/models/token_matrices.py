@@ -6,8 +6,8 @@ A[x] is n x n, with n = 32 in the paper. The table A has a matrix for each token
 There is no embedding, no norm, no residual path and no input to the state. If the matrices are the permutation matrices
 of a group's elements, the model is exact; so it can represent any group of permutations of n points.
 
-Products of many matrices outgrow floating point. So a state whose norm exceeds 2^20 is scaled down by a power of two:
-the projection, which reads it, does not see the scale of a state outside the unit ball.
+Products of many matrices outgrow floating point. So the product is held as 2^e H, with a whole number e >= 0. Where the
+norm of H exceeds 2^20, a power of two moves from H to e. It moves back where the norm falls below 2^-20, until e is 0.
 
 The paper states no initialisation. Here every matrix starts as a random rotation or reflection, so that products of any
 length start with singular values of 1.
@@ -21,13 +21,15 @@ from torch import Tensor, nn
 from lrnn.models.language_model import LanguageModel
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import MatrixTransitions
+from lrnn.ops import at_least_float32
 from lrnn.ops.common.form import choose_form
 
 LARGEST_NORM = 2.0**20
+LARGEST_SHIFT = 100  # float32 holds powers of two from 2^-126 to 2^127
 
 
 class MatrixProductMixer(Mixer):
-    """Running product of matrices; its state is H (B, n, n)."""
+    """Running product of matrices; its state is e (B, 1, 1) and H (B, n, n) of the product 2^e H."""
 
     def __init__(self, layer: Layer):
         """
@@ -41,16 +43,20 @@ class MatrixProductMixer(Mixer):
     def forward(self, x: Tensor, state: MixerState | None = None) -> tuple[Tensor, MixerState]:
         """Map matrices, flattened, (B, T, n^2), to their projected running products, flattened in the same way."""
         choose_form("matrix_product", self.form, [x], pytorch=("recurrent",))
-        n = self.size
-        H = torch.eye(n, dtype=x.dtype, device=x.device).expand(len(x), n, n) if state is None else state[0]
-        states = []
+        n, A = self.size, at_least_float32(x)
+        if state is None:
+            e, H = A.new_zeros(len(x), 1, 1), torch.eye(n, dtype=A.dtype, device=x.device).expand(len(x), n, n)
+        else:
+            e, H = state
+        exponents, states = [], []
         with torch.autocast(x.device.type, enabled=False):  # the state stays in float32
-            for A in x.unflatten(-1, (n, n)).unbind(1):
-                H = A @ H
-                H = H * _scale(H)
+            for A_t in A.unflatten(-1, (n, n)).unbind(1):
+                e, H = _rescale(e, A_t @ H)
+                exponents.append(e)
                 states.append(H)
             h = torch.stack(states, 1).flatten(2)
-            return h / h.norm(dim=-1, keepdim=True).clamp_min(1), (H,)
+            radius = torch.cat(exponents, 1).clamp_max(LARGEST_SHIFT).neg().exp2()  # of the unit ball, 2^-e
+            return (h / h.norm(dim=-1, keepdim=True).clamp_min(radius)).to(x.dtype), (e, H)
 
     @property
     def recurrent_size(self) -> int:
@@ -65,14 +71,15 @@ class MatrixProductMixer(Mixer):
         return 2 * self.size**3
 
 
-def _scale(H: Tensor) -> Tensor:
-    """Return 1, or where the norm of a state exceeds LARGEST_NORM the power of two that takes it to about 1: (B, 1, 1).
+def _rescale(e: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the same product 2^e H with the norm of H in [1, 2), if it was above LARGEST_NORM or below its inverse.
 
-    It is a constant for the gradient. That is exact, as the gradient at a state outside the unit ball is orthogonal to
-    the state.
+    The norm stays below 1 where e would become negative. The powers of two are constants for the gradient.
     """
     norm = torch.linalg.matrix_norm(H.detach(), keepdim=True)
-    return torch.where(norm > LARGEST_NORM, torch.exp2(-torch.log2(norm).floor()), 1.0).to(H.dtype)
+    shift = torch.where((norm > LARGEST_NORM) | (norm < 1 / LARGEST_NORM), norm.log2().floor(), 0)
+    shift = shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT).maximum(-e)
+    return e + shift, H * shift.neg().exp2()
 
 
 class Sum(nn.Module):

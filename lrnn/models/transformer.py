@@ -60,11 +60,13 @@ class AttentionMixer(Mixer):
     def _turn(self, x: Tensor, past: int) -> Tensor:
         """Turn pair p of the channels at position t by the angle t * rotary_base^(-2 p / d_head)."""
         T, d = x.shape[2:]
-        frequency = self.rotary_base ** (-torch.arange(0, d, 2, device=x.device) / d)
-        position = torch.arange(past, past + T, device=x.device)
-        angle = position[:, None] * frequency  # (T, d / 2)
+        exact = at_least_float32(x)
+        # with trainer.precision=bf16-true the default dtype has 8 bits, too few for positions and frequencies
+        pair = torch.arange(d // 2, dtype=exact.dtype, device=x.device)
+        position = torch.arange(past, past + T, dtype=exact.dtype, device=x.device)
+        angle = position[:, None] * self.rotary_base ** (-2 * pair / d)  # (T, d / 2)
         cos, sin = angle.cos(), angle.sin()
-        a, b = at_least_float32(x).chunk(2, dim=-1)
+        a, b = exact.chunk(2, dim=-1)
         return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 

@@ -1,12 +1,12 @@
 """What DeltaNet and DeltaProduct share: heads with keys of length 1."""
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from lrnn.ops import at_least_float32
+from lrnn.ops import at_least_float32, check_choice
 
 QKActivation = Literal["silu", "identity"]
 
@@ -39,11 +39,12 @@ def check_beta(beta_slope: float, beta_stretch: float) -> None:
 
 
 def check_activation(qk_activation: QKActivation, conv_size: int) -> None:
-    """Refuse a convolution where q and k have no activation: it ends in SiLU.
+    """Refuse an activation that there is not, and a convolution where q and k have none: it ends in SiLU.
 
     Raises:
-        ValueError: if `conv_size` is not 0 with the activation identity.
+        ValueError: if the activation is unknown, or `conv_size` is not 0 with the activation identity.
     """
+    check_choice("model.qk_activation", qk_activation, get_args(QKActivation))
     if qk_activation == "identity" and conv_size:
         raise ValueError(f"model.conv_size: must be 0 with model.qk_activation identity, got {conv_size}")
 

@@ -6,6 +6,7 @@ the Triton kernels, and kernels.py the Triton code. The package needs torch alon
 flash-linear-attention for large heads of the delta rule.
 """
 
+from lrnn.ops.common.choice import check_choice
 from lrnn.ops.common.eigenvalue_range import range_scale
 from lrnn.ops.common.form import Form, forms_in_use
 from lrnn.ops.common.precision import at_least_float32, dtype_of_products
@@ -29,6 +30,7 @@ __all__ = [
     "Form",
     "add_norm",
     "at_least_float32",
+    "check_choice",
     "delta_product",
     "delta_rule",
     "delta_rule_state",

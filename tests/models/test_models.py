@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import HalfPrecision
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,6 +22,9 @@ from lrnn.models import (
     Hybrid,
     Mamba,
     Mixer,
+    MLSTMMixer,
+    SLSTMMixer,
+    SwiGLU,
     Transformer,
 )
 from lrnn.ops import at_least_float32
@@ -45,6 +49,13 @@ HYBRID = {
     "pattern": ["delta", "delta", "delta", "attention"],
     "layers": 4,
 }
+
+
+def only(mixer, **options):
+    """Options of a stack of one mixer."""
+    return {"mixers": {"one": partial(mixer, **options)}, "pattern": ["one"]}
+
+
 ARCHITECTURES = (
     (DeltaNet, {"heads": 2, "mlp_width": 24}),
     (DeltaNet, {"heads": 3, "head_size": 12, "conv_size": 0, "gate_saturation": 1.0}),
@@ -153,12 +164,14 @@ def test_bfloat16_autocast_stays_close(architecture, options):
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 def test_a_model_with_weights_in_bfloat16_learns_and_decodes(architecture, options):
-    """As with --trainer.precision=bf16-true."""
-    model = architecture(**{**SMALL, **options}).bfloat16()
+    """As with --trainer.precision=bf16-true, where Lightning sets the default dtype too."""
+    precision = HalfPrecision("bf16-true")
+    model = precision.convert_module(architecture(**{**SMALL, **options}))
     tokens = torch.randint(5, (2, 20))
-    model.loss(tokens, tokens).backward()
+    with precision.forward_context():
+        model.loss(tokens, tokens).backward()
+        logits, _ = model.step(tokens[:, 0], model(tokens)[1])
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
-    logits, _ = model.step(tokens[:, 0], model(tokens)[1])
     assert logits.isfinite().all()
 
 
@@ -204,6 +217,25 @@ def test_one_label_a_sequence_gives_the_same_loss_from_one_token(architecture, o
 
 
 @pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
+def test_a_state_without_logits_is_the_same_and_has_its_gradient(architecture, options):
+    model = architecture(**{**SMALL, **options}).double()
+    tokens, nowhere = torch.randint(5, (2, 20)), torch.zeros(2, 0, dtype=torch.long)
+
+    def state(positions):
+        return [x for x in tree_leaves(model(tokens, None, positions)[1]) if x.numel()]
+
+    def gradient(state):
+        total = sum(x.square().sum() for x in state if x.requires_grad)
+        return torch.autograd.grad(total, list(model.parameters()), materialize_grads=True)
+
+    whole, alone = state(None), state(nowhere)
+    torch.testing.assert_close(alone, whole)
+    torch.testing.assert_close(gradient(alone), gradient(whole))
+    with torch.no_grad():
+        torch.testing.assert_close(state(nowhere), whole)
+
+
+@pytest.mark.parametrize(("architecture", "options"), ARCHITECTURES)
 def test_what_gets_no_weight_decay(architecture, options):
     model = architecture(**{**SMALL, **options})
     decayed, kept = model.decay_groups()
@@ -236,15 +268,15 @@ def test_a_tiny_gradient_trains_with_a_tinier_epsilon_of_adam(adam_eps, share):
         (DeltaNet, {"beta_slope": 0.0}, "model.beta_slope"),
         (DeltaProduct, {"beta_slope": math.inf}, "model.beta_slope"),
         (DeltaNet, {"beta_stretch": -0.1}, "model.beta_stretch"),
-        (DeltaNet, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
+        (DeltaNet, {"eigenvalue_range": (0, 2)}, "^model.eigenvalue_range"),
         (DeltaProduct, {"reflections": 0}, "model.reflections"),
         (DeltaProduct, {"qk_activation": "identity"}, "model.conv_size: must be 0 with model.qk_activation identity"),
-        (Mamba, {"eigenvalue_range": (-2, 2)}, "eigenvalue_range"),
+        (Mamba, {"eigenvalue_range": (-2, 2)}, "^model.eigenvalue_range"),
         (Mamba, {"gate_saturation": -1.0}, "model.gate_saturation"),
         (Mamba, {"state_size": 0}, "model.state_size"),
         (Mamba, {"layers": 0}, "model.layers"),
         (Mamba, {"adam_eps": 0.0}, "model.adam_eps"),
-        (MLSTM, {"eigenvalue_range": (0, 2)}, "eigenvalue_range"),
+        (MLSTM, {"eigenvalue_range": (0, 2)}, "^model.eigenvalue_range"),
         (MLSTM, {"heads": 3}, "model.heads"),
         (MLSTM, {"qkv_block": 0}, "model.qkv_block"),
         (DeltaNet, {"conv_init_std": 0.0}, "model.conv_init_std"),
@@ -256,14 +288,28 @@ def test_a_tiny_gradient_trains_with_a_tinier_epsilon_of_adam(adam_eps, share):
         (Hybrid, {"mixers": {}, "pattern": []}, "model.pattern"),
         (Hybrid, {**HYBRID, "pattern": ["delta", "gamma"]}, r"model.pattern: .* \(delta, attention\), got gamma"),
         (Hybrid, {**HYBRID, "pattern": ["delta"]}, "model.pattern, which lacks attention"),
+        (Hybrid, only(DeltaNetMixer, heads=3), r"^model.mixers.one.heads: must divide model.width \(16\)"),
+        (Hybrid, only(DeltaNetMixer, eigenvalue_range=(0, 2)), "^model.mixers.one.eigenvalue_range: must be"),
+        (Hybrid, only(MLSTMMixer, heads=3), r"^model.mixers.one.heads: .* model.mixers.one.expand \* model.width \("),
         (
             Hybrid,
-            {"mixers": {"delta": partial(DeltaNetMixer, heads=3)}, "pattern": ["delta"]},
-            "model.mixers.delta.heads: must divide model.width",
+            only(DeltaNetMixer, qk_activation="identity"),
+            "^model.mixers.one.conv_size: must be 0 with model.mixers.one.qk_activation identity",
         ),
+        (DeltaNet, {"channel_mixer": partial(SLSTMMixer, heads=3)}, "^model.channel_mixer.heads: must divide model.w"),
+        (DeltaNet, {"channel_mixer": partial(MLP, hidden=0)}, "^model.channel_mixer.hidden: must be at least 1, got 0"),
+        (DeltaNet, {"channel_mixer": partial(SwiGLU, mlp_width=0)}, "^model.channel_mixer.mlp_width: must be at least"),
+        (
+            DeltaNet,
+            {"qk_activation": "relu", "conv_size": 0},
+            "^model.qk_activation: must be silu or identity, got r",
+        ),
+        (DeltaProduct, {"qk_activation": "SiLU"}, "^model.qk_activation: must be silu or identity, got SiLU"),
+        (DeltaNet, {"norm": "RMS"}, "^model.norm: must be rms or layer, got RMS"),
+        (Mamba, {"form": "fast"}, "^model.form: must be auto, recurrent, chunked or triton, got fast"),
         (Transformer, {"heads": 16}, "model.heads"),
         (Transformer, {"rotary_base": 1.0}, "model.rotary_base"),
-        (Diagonal, {"eigenvalue_range": (-1, 0)}, "eigenvalue_range"),
+        (Diagonal, {"eigenvalue_range": (-1, 0)}, "^model.eigenvalue_range"),
     ],
 )
 def test_bad_options_are_named(architecture, options, key):

@@ -220,6 +220,16 @@ def test_tasks_whose_last_label_is_no_state_are_refused_in_one_line(options, tmp
     assert "\n" not in str(error.value)
 
 
+def test_weights_in_16_bits_are_refused_in_one_line(tmp_path, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    message = (
+        "model.state_consistency: needs weights in float32 or float64, got bfloat16; "
+        "set trainer.precision to 32-true or bf16-mixed"
+    )
+    with pytest.raises(ConfigError, match=f"^{message}$"):
+        fit([*TINY, "--trainer.precision=bf16-true", f"--run_dir={tmp_path}/run"])
+
+
 class CutOff(L.Callback):
     def __init__(self, step):
         self.step = step

@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from data import GroupWordProblem
-from lrnn.models import TokenMatrices
+from lrnn.models import Layer, TokenMatrices
+from lrnn.models.token_matrices import MatrixProductMixer
 from lrnn.theory.spectra import transitions
 
 
@@ -60,6 +63,47 @@ def test_steps_and_pieces_give_what_one_call_gives():
         torch.testing.assert_close(state, final)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    gains=st.lists(st.tuples(st.integers(-3, 3), st.integers(1, 40)), min_size=1, max_size=5),
+    cut=st.integers(1, 10),
+    seed=st.integers(0, 99),
+)
+@example(gains=[(3, 14), (-3, 14)], cut=10, seed=0)  # to 2^42 and back
+@example(gains=[(3, 40), (-3, 38), (-1, 10), (1, 8)], cut=7, seed=0)  # to 2^120, into the unit ball and out again
+@example(gains=[(3, 40), (-3, 20), (-3, 40)], cut=9, seed=0)  # to 2^-60
+def test_products_that_outgrow_float32_and_shrink_again(gains, cut, seed):
+    """Values and gradients in float32, in pieces, against plain products in float64, which reach 2^1000."""
+    generator = torch.Generator().manual_seed(seed)
+    A = torch.cat(
+        [2.0**gain * torch.linalg.qr(torch.randn(count, 3, 3, generator=generator))[0] for gain, count in gains]
+    )
+    A, weight = A.flatten(1)[None], torch.randn(9, generator=generator)
+    mixer, x, state, pieces = MatrixProductMixer(Layer(9)), A.clone().requires_grad_(), None, []
+    for piece in x.split(cut, dim=1):
+        y, state = mixer(piece, state)
+        pieces.append(y)
+    wide, H, products = A.double().requires_grad_(), torch.eye(3, dtype=torch.float64), []
+    for A_t in wide.view(-1, 3, 3):
+        H = A_t @ H
+        products.append(H.flatten())
+    h = torch.stack(products)[None]
+    want, got = h / h.norm(dim=-1, keepdim=True).clamp_min(1), torch.cat(pieces, 1)
+    torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+    (expected,), (found,) = (
+        torch.autograd.grad((y[0, -1] * weight.to(y)).sum(), z) for y, z in ((want, wide), (got, x))
+    )
+    scale = expected.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    torch.testing.assert_close(found.double() / scale, expected / scale, rtol=0, atol=1e-3)
+    torch.testing.assert_close(state[1].double() * state[0].double().exp2(), H[None], rtol=1e-4, atol=1e-37)
+
+
+def test_weights_in_bfloat16_leave_the_state_in_float32():
+    model = TokenMatrices(matrix_size=4, vocab_size=5).bfloat16()
+    logits, state = model(torch.randint(5, (2, 50)))
+    assert logits.dtype == torch.bfloat16 and {x.dtype for x in state[0][0]} == {torch.float32}
+
+
 def test_transitions_are_the_matrices_of_the_tokens():
     model = TokenMatrices(matrix_size=3, vocab_size=5)
     tokens = torch.randint(5, (2, 6))
@@ -74,7 +118,7 @@ def test_bfloat16_autocast_leaves_the_state_in_float32():
     want, _ = model(tokens)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got, state = model(tokens)
-    assert state[0][0][0].dtype == torch.float32
+    assert state[0][0][-1].dtype == torch.float32
     assert ((got.float() - want).norm() / want.norm()).item() < 0.02
 
 

@@ -152,3 +152,8 @@ def test_code_that_both_pytorch_forms_share_is_recorded_as_pytorch(form, compile
     function = torch.compile(swiglu, fullgraph=True, backend="eager") if compiled else swiglu
     function(torch.randn(1, 2, 4), form=form)
     assert forms.forms_in_use == {"swiglu": "pytorch"}
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match=r"^swiglu: form: must be auto, recurrent, chunked or triton, got Chunked$"):
+        swiglu(torch.randn(1, 2, 4), form="Chunked")

@@ -70,3 +70,10 @@ def test_no_more_than_a_slice_of_logits_is_kept():
         kept.clear()
         head_loss(x, weight, labels)
         assert sum(kept) >= 8 * 32 * VOCABULARY
+
+
+def test_a_second_derivative_of_slices_is_refused():
+    x, weight, labels = draw(2, 10)
+    (dx,) = torch.autograd.grad(head_loss(x, weight, labels, logits=VOCABULARY).square(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dx.square().sum().backward()

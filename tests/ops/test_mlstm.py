@@ -33,3 +33,19 @@ def test_gates_of_any_size_stay_finite(span, scale):
     tensors = [x.requires_grad_() for x in (q, k, v, input_gate, forget_gate)]
     h, state = mlstm(*tensors, span)
     assert all(x.isfinite().all() for x in (h, *state, *torch.autograd.grad(h.sum(), tensors)))
+
+
+def test_gates_near_0_and_near_1_lose_no_digits():
+    """The chunked form in float32 against the specification in float64."""
+    q, k, v = (torch.randn(2, 256, 2, 8) for _ in range(3))
+    input_gate, forget_gate = torch.randn(2, 256, 2), 10 * torch.rand(2, 256, 2)
+    forget_gate[torch.rand(2, 256, 2) < 0.3] *= -10
+
+    def outputs_and_gradients(dtype, form):
+        tensors = [x.to(dtype).requires_grad_() for x in (q, k, v, input_gate, forget_gate)]
+        h, _ = mlstm(*tensors, (0, 1), form=form)
+        return h, *torch.autograd.grad(h.square().sum(), tensors)
+
+    got, want = outputs_and_gradients(torch.float32, "chunked"), outputs_and_gradients(torch.float64, "recurrent")
+    for a, b in zip(got, want, strict=True):
+        assert (a - b).norm() / b.norm() < 1e-5

@@ -151,6 +151,25 @@ def test_chunked_form_equals_the_specification(op, T):
         assert relative_error(a, b) < 1e-9
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_gates_near_0_and_near_1_lose_no_digits(n):
+    """The chunked delta product in float32 against the specification in float64. One token has a gate of exactly 0."""
+    tokens, _, state = delta_product_inputs(64, n, gated=True)
+    strong = torch.rand(2, 64, 2, dtype=torch.float64) < 0.3
+    tokens[4] = -torch.where(strong, 160, 1e-3) * torch.rand(2, 64, 2, dtype=torch.float64)
+    tokens[4][:, 20] = -torch.inf
+    weight = randn(2, 64, 2, 5)
+
+    def outputs_and_gradients_in(dtype, form):
+        tensors = [x.float().to(dtype).requires_grad_() for x in (*tokens, *state)]
+        o, S = delta_product(*tensors, form=form)
+        return o, S, *torch.autograd.grad((o * weight.to(dtype)).sum() + S.square().sum(), tensors)
+
+    got, want = outputs_and_gradients_in(torch.float32, "chunked"), outputs_and_gradients_in(torch.float64, "recurrent")
+    for a, b in zip(got, want, strict=True):
+        assert relative_error(a, b) < 2e-6
+
+
 @every_recurrence
 @settings(max_examples=20, deadline=None)
 @given(T=st.integers(2, 40), cut=st.integers(1, 39), chunk_size=st.integers(1, 17), data=st.data())
@@ -183,8 +202,20 @@ def test_wrong_shapes_are_refused(op):
     broken = [([tokens[0][..., :-1], *tokens[1:]], [first, *others])]  # the first input is too narrow
     if len(tokens) > 1:  # the last one is too short
         broken.append(([*tokens[:-1], tokens[-1][:, :3]], [first, *others]))
-    broken.append((tokens, [first[..., :-1], *others]))
+    for i in range(1 + len(others)):  # a tensor of the state is too narrow, or is that of one sequence
+        for wrong in (lambda x: x[..., :-1], lambda x: x[:1]):
+            broken.append((tokens, [wrong(x) if i == j else x for j, x in enumerate((first, *others))]))
     broken.append(([x[:, :0] for x in tokens], [first, *others]))
     for some_tokens, state in broken:
         with pytest.raises(ValueError, match=op.name.split()[0]):
             op.run(some_tokens, weights, state)
+
+
+@every_recurrence
+def test_an_empty_batch_is_taken(op):
+    tokens, weights, state = ([x[:0] if i != 1 else x for x in group] for i, group in enumerate(op.draw(9)))
+    for gradient in (True, False):
+        with torch.set_grad_enabled(gradient):
+            for form in ("auto", *op.forms):
+                y, end = op.run(tokens, weights, state, form=form)
+                assert y.shape[:2] == (0, 9) and [x.shape for x in end] == [x.shape for x in state]

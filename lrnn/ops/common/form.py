@@ -16,13 +16,16 @@ import functools
 import importlib
 import logging
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
+from lrnn.ops.common.choice import check_choice
+
 Form = Literal["auto", "recurrent", "chunked", "triton"]
 Choice = Literal["recurrent", "chunked", "pytorch", "triton"]
+FORMS = get_args(Form)
 RECURRENCE: tuple[Choice, ...] = ("recurrent", "chunked")
 KERNEL_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 PACKAGES = {"triton": "triton", "fla": "flash-linear-attention"}  # module -> what to install
@@ -59,9 +62,10 @@ def choose_form(
         obstacle: property of this input that the kernel can't take, if any.
 
     Raises:
-        ValueError: the tensors lie on several devices, or `triton` is asked for and can't run.
+        ValueError: there is no such form, the tensors lie on several devices, or `triton` is asked for and can't run.
         ImportError: the kernel's package is not installed.
     """
+    check_choice(f"{op}: form", form, FORMS)
     first = tensors[0]
     for x in tensors:
         if x.device != first.device:

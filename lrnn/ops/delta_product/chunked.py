@@ -1,8 +1,9 @@
 """The chunked form of the delta product, with a gradient written by hand. The glossary is in op.py.
 
 A chunk has c tokens and m = c n reflections, numbered r = 1, ..., m; t(r) is the token of reflection r. Let b_t be the
-sum of the log gates of the chunk's tokens up to t. All exponents below are at most 0, so nothing overflows, and a gate
-of exactly 1 is exact. With D_{rs} = exp(b_{t(r)} - b_{t(s)}), the rows x_r of X satisfy
+sum of the log gates of the chunk's tokens up to t. For s < t, b_t - b_s stands for the sum of those of s + 1, ..., t.
+All exponents below are at most 0, so nothing overflows, and gates of exactly 0 or 1 are exact. With
+D_{rs} = exp(b_{t(r)} - b_{t(s)}), the rows x_r of X satisfy
 
     S after reflection r = exp(b_{t(r)}) S + sum_{s<=r} D_{rs} k_s x_s^T
     (I + A) X = diag(beta) E        A = diag(beta) L        L = tril(D * K K^T, -1)        E = V - diag(exp b) K S
@@ -45,14 +46,27 @@ def _chunk(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | Non
     """Return the chunk, and D (N, m, m) as far as L needs it."""
     c, m = q.shape[1], k.shape[1]
     n = m // c
-    b_q = q.new_zeros(1, c, 1) if log_gate is None else log_gate.cumsum(1)  # one for all heads without a gate
-    b = b_q.repeat_interleave(n, dim=1)
+    if log_gate is None:
+        b, between = q.new_zeros(1, c, 1), q.new_zeros(1, c, c)  # the same for all heads
+    else:
+        b, between = log_gate.cumsum(1), _differences(log_gate)
+    between = between.repeat_interleave(n, dim=2)  # (N, c, m), b of a token less b of a reflection
     lower = torch.ones(m, m, dtype=torch.bool, device=q.device).tril(-1)
     seen = torch.arange(m, device=q.device) < n * torch.arange(1, c + 1, device=q.device)[:, None]
-    D = torch.where(lower, b - b.mT, -torch.inf).exp()
-    D_q = torch.where(seen, b_q - b.mT, -torch.inf).exp()
-    decays = b.exp(), b_q.exp(), (b_q[:, -1:] - b).exp()
+    D = torch.where(lower, between.repeat_interleave(n, dim=1), -torch.inf).exp()
+    D_q = torch.where(seen, between, -torch.inf).exp()
+    decays = b.repeat_interleave(n, dim=1).exp(), b.exp(), between[:, -1, :, None].exp()
     return Chunk(q, k, v, beta, *decays, D * (k @ k.mT), D_q), D
+
+
+def _differences(log_gate: Tensor) -> Tensor:
+    """Return b_t - b_s (N, c, c) for s < t, from log gates (N, c, 1); 0 elsewhere.
+
+    Each is a sum of its own. Two cumulative sums would cancel after a gate that is nearly 0, and give NaN after a 0.
+    """
+    c = log_gate.shape[1]
+    later = torch.ones(c, c, dtype=torch.bool, device=log_gate.device).tril(-1)
+    return log_gate.expand(-1, c, c).where(later, 0).cumsum(1)
 
 
 class Chunked(torch.autograd.Function):

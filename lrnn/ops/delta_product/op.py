@@ -23,7 +23,7 @@ from lrnn.ops.common.cards import card_of
 from lrnn.ops.common.form import Form, choose_form
 from lrnn.ops.delta_product.chunked import Chunked
 from lrnn.ops.delta_product.recurrent import recurrent
-from lrnn.ops.delta_rule.op import choose_kernel, delta_rule, obstacle_of
+from lrnn.ops.delta_rule.op import batch_of_heads, choose_kernel, delta_rule, obstacle_of
 
 REFLECTIONS = 48  # in a chunk on a CPU: with 1 to 4 a token and heads of 16 to 64, within a tenth of the fastest
 
@@ -72,8 +72,9 @@ def delta_product(
     if initial_state is None:
         initial_state = v.new_zeros(B, H, K, V)
     state = initial_state.to(dtype).reshape(B * H, K, V)
-    q, k, v, beta = (_heads(x.to(dtype)) for x in (q, k.flatten(1, 2), v.flatten(1, 2), beta.flatten(1, 2)))
-    log_gate = None if log_gate is None else _heads(log_gate.to(dtype))
+    k, v, beta = (x.flatten(1, 2) for x in (k, v, beta[..., None]))
+    q, k, v, beta = (batch_of_heads(x.to(dtype)) for x in (q, k, v, beta))
+    log_gate = None if log_gate is None else batch_of_heads(log_gate.to(dtype)[..., None])
     with torch.autocast(v.device.type, enabled=False):  # the state stays in float32
         if chosen == "recurrent":
             o, state = recurrent(q, k, v, beta, log_gate, state)
@@ -81,11 +82,6 @@ def delta_product(
             default = 32 if v.is_cuda else max(1, REFLECTIONS // n)
             o, state = Chunked.apply(q, k, v, beta, log_gate, state, chunk_size or default)
     return o.reshape(B, H, T, V).transpose(1, 2).to(out_dtype), state.reshape(B, H, K, V)
-
-
-def _heads(x: Tensor) -> Tensor:
-    """Turn (B, rows, H, D), or (B, rows, H), into a batch of independent heads (B H, rows, D), with D = 1 if absent."""
-    return x.transpose(1, 2).reshape(x.shape[0] * x.shape[2], x.shape[1], -1)
 
 
 def _triton(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -67,9 +67,8 @@ def delta_rule(
     if chosen == "triton":
         return _triton(kernel, q.to(v.dtype), k.to(v.dtype), v, beta.float(), initial_state)
     dtype = torch.promote_types(v.dtype, torch.float32)
-    # (B, T, H, D) -> (B H, T, D): a batch of independent heads
     out_dtype = v.dtype
-    q, k, v, beta = (x.to(dtype).transpose(1, 2).reshape(B * H, T, -1) for x in (q, k, v, beta))
+    q, k, v, beta = (batch_of_heads(x.to(dtype)) for x in (q, k, v, beta[..., None]))
     if initial_state is None:
         initial_state = v.new_zeros(B, H, K, V)
     state = initial_state.to(dtype).reshape(B * H, K, V)
@@ -95,10 +94,15 @@ def delta_rule_state(
     if v.is_cuda or T == 1 or form == "recurrent":
         return delta_rule(k, k, v, beta, initial_state, form=form)[1]
     dtype = torch.promote_types(v.dtype, torch.float32)
-    k, v, beta = (x.to(dtype).transpose(1, 2).reshape(B * H, T, -1) for x in (k, v, beta))
+    k, v, beta = (batch_of_heads(x.to(dtype)) for x in (k, v, beta[..., None]))
     state = v.new_zeros(B * H, K, V) if initial_state is None else initial_state.to(dtype).reshape(B * H, K, V)
     with torch.autocast(v.device.type, enabled=False), torch.no_grad():
         return final_state(k, v, beta, state, CHUNK_WITHOUT_GRADIENT).reshape(B, H, K, V)
+
+
+def batch_of_heads(x: Tensor) -> Tensor:
+    """Turn (B, rows, H, D) into a batch of independent heads (B H, rows, D)."""
+    return x.transpose(1, 2).flatten(0, 1)
 
 
 def choose_kernel(tokens: int, K: int, V: int, dtype: torch.dtype, card: Card) -> Kernel:

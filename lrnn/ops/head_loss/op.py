@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from lrnn.ops.common.precision import at_least_float32, dtype_of_products
 
@@ -59,6 +60,7 @@ class _SlicedHeadLoss(torch.autograd.Function):
         return total / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, dloss: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         dx, dweight, count = ctx.saved_tensors
         scale = (dloss / count).where(count > 0, 0)

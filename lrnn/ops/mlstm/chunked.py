@@ -23,10 +23,11 @@ def run_chunk(
     """
     C, n, m = state
     T = q.shape[2]
-    b, g = log_f.cumsum(-1), sign.cumprod(-1)  # (B, H, T)
+    # in float64, as differences of b would lose digits after a gate that is nearly 0
+    b, g = log_f.double().cumsum(-1), sign.cumprod(-1)  # (B, H, T)
     later = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
-    log_D = (b[..., None] + (i - b)[..., None, :]).masked_fill(later, -torch.inf)  # (B, H, T, T)
-    log_start = b + m[..., None]
+    log_D = (b[..., None] + (i - b)[..., None, :]).to(i.dtype).masked_fill(later, -torch.inf)  # (B, H, T, T)
+    log_start = b.to(m.dtype) + m[..., None]
     m_t = torch.maximum(log_start, log_D.amax(-1)).detach()
     D = g[..., None] * g[..., None, :] * torch.exp(log_D - m_t[..., None])
     start = (g * torch.exp(log_start - m_t))[..., None]  # (B, H, T, 1)

@@ -59,7 +59,7 @@ def mlstm(
     Raises:
         ValueError: another range, shapes that do not fit together, or T is 0.
     """
-    s = range_scale(eigenvalue_range)
+    s = range_scale(eigenvalue_range, "mlstm: eigenvalue_range")
     gates = input_gate.shape == forget_gate.shape == q.shape[:3]
     if q.shape != k.shape or q.shape[:3] != v.shape[:3] or not gates:
         raise ValueError(
@@ -67,8 +67,9 @@ def mlstm(
             f"got {', '.join(str(tuple(x.shape)) for x in (q, k, v, input_gate, forget_gate))}"
         )
     (B, T, H, K), V = q.shape, v.shape[-1]
-    if initial_state is not None and initial_state[0].shape != (B, H, K, V):
-        raise ValueError(f"mlstm: the initial memory must be {(B, H, K, V)}, got {tuple(initial_state[0].shape)}")
+    for name, x, shape in zip("Cnm", initial_state or (), ((B, H, K, V), (B, H, K), (B, H)), strict=False):
+        if x.shape != shape:
+            raise ValueError(f"mlstm: {name} of the initial state must be {shape}, got {tuple(x.shape)}")
     if T == 0:
         raise ValueError("mlstm: the sequence must hold at least one token")
     chosen = choose_form("mlstm", form, [v, q, k, input_gate, forget_gate])

@@ -20,7 +20,7 @@ CACHE_ELEMENTS_WITHOUT_GRADIENT = 2**17
 
 def default_chunk_size(batch: int, D: int, N: int, on_gpu: bool) -> int:
     """Return 64 tokens, on a CPU fewer if the states of a chunk would not stay in the cache."""
-    return 64 if on_gpu else min(64, max(1, CACHE_ELEMENTS // (batch * D * N)))
+    return 64 if on_gpu else min(64, max(1, CACHE_ELEMENTS // max(1, batch * D * N)))
 
 
 class Chunked(torch.autograd.Function):
@@ -86,7 +86,7 @@ def without_gradient(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, h: Tensor, s: int
 ) -> tuple[Tensor, Tensor]:
     """Run over T tokens. Shapes: u, dt (T, batch, D), A (N, D), B, C (T, batch, N), h (batch, N, D)."""
-    chunk_size = max(1, CACHE_ELEMENTS_WITHOUT_GRADIENT // h.numel())
+    chunk_size = max(1, CACHE_ELEMENTS_WITHOUT_GRADIENT // max(1, h.numel()))
     a_buffer, states_buffer = h.new_empty(2, min(chunk_size, len(u)), *h.shape)
     one = h.new_ones(())
     x, y = (dt * u)[:, :, None], torch.empty_like(u)

@@ -4,8 +4,8 @@ A program holds the states of one sequence and BD channels, a (BD, BN) tile of r
 tokens at a time. No tensor of size (batch, T, D, N) is stored.
 
     forward    computes y, and for the gradient the states at the starts of chunks of CHUNK tokens.
-    adjoint    runs back from the end and computes the gradient g of the state at the end of each part, which is a
-               number of chunks:
+    adjoint    runs back from the end. It computes the gradient g of the state at the end of each part; a part is one
+               or more chunks:
                    g_{t-1} = a_t (g_t + C_t dy_t)
     backward   runs for all parts at once, and takes the chunks of a part from the end. It recomputes the states of a
                chunk from its start, WALK tokens at a time, and stores those at the starts of its groups in a scratch

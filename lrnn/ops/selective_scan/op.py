@@ -54,8 +54,8 @@ def selective_scan(
         dt_bias: (D,); where given, the step sizes are softplus(dt + dt_bias), rounded to the dtype of `dt`. On a GPU
             this is faster than a softplus of one's own.
         form: `auto`, `recurrent`, `chunked` or `triton`.
-        chunk_size: number of tokens in a chunk of the chunked form; by default 64, on a CPU fewer if the states of a
-            chunk would not stay in the cache.
+        chunk_size: number of tokens in a chunk of the chunked form; by default 64 on a GPU. A CPU by default takes as
+            many as have states that stay in the cache: at most 64 with a gradient, and any number without.
 
     Returns:
         outputs (batch, T, D) in the dtype of `u`, and the final state (batch, D, N), held in float32
@@ -64,7 +64,7 @@ def selective_scan(
     Raises:
         ValueError: another range, shapes that do not fit together, or T is 0.
     """
-    s = range_scale(eigenvalue_range)
+    s = range_scale(eigenvalue_range, "selective_scan: eigenvalue_range")
     (batch, T, D), N = u.shape, A.shape[-1]
     fits = dt.shape == u.shape and A.shape == (D, N) and B.shape == (batch, T, N) == C.shape and skip.shape == (D,)
     if not fits:

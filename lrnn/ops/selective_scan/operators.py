@@ -22,7 +22,7 @@ FORWARD = {"BD": 16, "GROUP": 8}
 FORWARD_FEW = {"BD": 16, "GROUP": 16}  # with few programs on each processor, a program has more loads on their way
 FEW = 12  # programs on each processor; fewer are few
 ADJOINT = {"BD": 8, "GROUP": 8}
-ADJOINT_COST = 0.18  # time of the adjoint kernel for a chunk, of that of the backward kernel
+ADJOINT_COST = 0.18  # time of the adjoint kernel for a chunk, as a share of the backward kernel's
 BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 128}
 BACKWARD_LONG = {"BD": 16, "GROUP": 4, "WALK": 4, "maxnreg": 128}
 
@@ -43,8 +43,8 @@ def selective_scan_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return y (batch, T, D), the final state (batch, D, N) and the chunk starts (batch, chunks, D, N).
 
-    Where dt = softplus(source + dt_bias), give both, and dt without a gradient. The gradient then passes dt and goes to
-    source and to dt_bias in the same kernel.
+    Where dt = softplus(source + dt_bias), give both, and dt without a gradient. The backward kernel then computes the
+    gradients of source and of dt_bias in place of that of dt.
     """
     (batch, T, D), N = u.shape, A.shape[1]
     BN, padded_N = _tiles(N)
@@ -209,7 +209,7 @@ def _chunks_of_part(chunks: int, sequences: int, at_once: int) -> int:
 
     Args:
         chunks: chunks of a sequence.
-        sequences: number of sequences, each with one block of channels.
+        sequences: number of sequences, times that of blocks of channels: programs treat each block by itself.
         at_once: programs that a GPU runs at once.
     """
 

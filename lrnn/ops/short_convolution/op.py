@@ -28,16 +28,25 @@ def short_convolution(
         form: `auto`, `recurrent`, `chunked` (the same PyTorch code here) or `triton`.
 
     Returns:
-        y (batch, T, C) in the dtype of x, and the state after the last token.
+        y (batch, T, C) and the state after the last token, both in the dtype of x.
+
+    Raises:
+        ValueError: shapes do not fit together.
     """
-    taps = weight.shape[1]
+    (batch, _, C), taps = x.shape, weight.shape[1]
+    expected = {"weight": (C, taps), "bias": (C,), "state": (batch, taps - 1, C)}
+    for name, tensor in (("weight", weight), ("bias", bias), ("state", state)):
+        if tensor is not None and tensor.shape != expected[name]:
+            raise ValueError(f"short_convolution: {name} must be {expected[name]}, got {tuple(tensor.shape)}")
+    if state is not None:
+        state = state.to(x.dtype)
     tensors = [x, weight] if bias is None else [x, weight, bias]
     if choose_form("short_convolution", form, tensors, pytorch=("pytorch",), kernel=KERNEL) == "triton":
         from lrnn.ops.short_convolution.operators import short_convolution_op
 
         if state is None:
             return short_convolution_op(x, weight, bias), last_tokens(x, taps - 1)
-        x = torch.cat([state.to(x.dtype), x], dim=1)
+        x = torch.cat([state, x], dim=1)
         return short_convolution_op(x, weight, bias)[:, taps - 1 :], last_tokens(x, taps - 1)
     if state is None:
         state = x.new_zeros(x.shape[0], taps - 1, x.shape[2])

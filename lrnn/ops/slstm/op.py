@@ -41,8 +41,9 @@ def slstm(
     if x.ndim != 5 or x.shape[3] != 4 or R.shape != (x.shape[2], x.shape[4], 4 * x.shape[4]):
         raise ValueError(f"slstm: x, R must be (B, T, H, 4, D), (H, D, 4 D); got {tuple(x.shape)}, {tuple(R.shape)}")
     B, T, H, _, D = x.shape
-    if initial_state is not None and initial_state[0].shape != (B, H, D):
-        raise ValueError(f"slstm: the initial state must be {(B, H, D)}, got {tuple(initial_state[0].shape)}")
+    for name, tensor in zip("hcnm", initial_state or (), strict=False):
+        if tensor.shape != (B, H, D):
+            raise ValueError(f"slstm: {name} of the initial state must be {(B, H, D)}, got {tuple(tensor.shape)}")
     if T == 0:
         raise ValueError("slstm: the sequence must hold at least one token")
     choose_form("slstm", form, [x, R], pytorch=("recurrent",))
