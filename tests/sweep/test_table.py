@@ -128,22 +128,53 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         table(str(tmp_path / "sweep"), str(out), lengths=[40, 41])
 
 
+RATES = (1e-2, 1e-3, 5e-4, 1e-4)
+
+
 def test_differences_from_the_protocol_of_the_paper():
     data = {"init_args": {"batch_size": 256, "train_lengths": [3, 40], "curriculum": [{"lengths": [3, 9]}]}}
     model = {"init_args": {"layers": 3, "width": 64, "betas": [0.9, 0.95], "weight_decay": 0.1, "adam_eps": 1e-15}}
     trainer = {"max_steps": 100_000, "accumulate_grad_batches": 4}  # steps of 1,024 sequences
     run = {"trainer": trainer, "data": data, "model": model}
-    rates = (1e-2, 1e-3, 5e-4, 1e-4)
-    same = ["a length curriculum", "betas [0.9, 0.95]", "epsilon 1e-15"]
-    assert differences("sLSTM", "modular_arithmetic", run, rates) == same
+    optimizer = ["betas [0.9, 0.95], not [0.9, 0.999]", "adam_eps 1e-15, not 1e-08"]
+    assert differences("sLSTM", "modular_arithmetic", run, RATES) == [*optimizer, "a length curriculum"]
     assert differences("mLSTM", "parity", run, (1e-2, 2e-3)) == [
         "batches of 1,024, not 512",
         "layers 3, not 2",
         "width 64, not 128",
-        *same,
+        *optimizer,
+        "a length curriculum",
         "rates 0.002, not among the paper's",
         "2 learning rates, not 4",
     ]
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "difference"),
+    [
+        ("model", {"conv_size": 0}, "conv_size 0, not 4"),
+        ("model", {"eigenvalue_range": [-1, 1]}, "eigenvalue_range [-1, 1], not [0, 1]"),
+        ("model", {"state_consistency": 0.1}, "state_consistency 0.1, not 0"),  # a default that no file names
+        ("data", {"multiplication": True}, "multiplication true, not false"),
+        ("data", {"test_lengths": [500, 500]}, "test_lengths [500, 500], not [40, 256]"),
+        ("data", {"test_samples": 7, "num_workers": 2}, None),
+        ("trainer", {"gradient_clip_val": None}, "gradient_clip_val null, not 1"),
+        ("trainer", {"devices": 2, "precision": "32-true", "log_every_n_steps": 3}, None),
+        ("schedule", {"warmup": 0.2, "min_lr": 1e-6}, "warmup 0.2, not 0.1"),
+    ],
+)
+def test_every_option_that_matters_is_compared(section, option, difference):
+    run = {section: {"init_args": option} if section in ("model", "data") else option}
+    found = differences("DeltaNet [0, 1]", "modular_arithmetic_brackets", run, RATES)
+    assert found == ([difference] if difference else [])
+
+
+def test_another_class_is_a_difference():
+    run = {
+        "model": {"class_path": "lrnn.models.Mamba", "init_args": {"state_size": 3}},
+        "optimizer": {"class_path": "SGD"},
+    }
+    assert differences("sLSTM", "parity", run, RATES) == ["lrnn.models.Mamba, not lrnn.models.SLSTM", "optimizer SGD"]
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path):
