@@ -55,21 +55,27 @@ class Finished:
 
 @dataclass(frozen=True)
 class Row:
-    """A cell of the table, its finished runs, and the chosen ones among them: one a seed, all with one rate."""
+    """A cell of the table and its runs. The chosen ones are finished ones: one a seed, all with one rate."""
 
     cell: Cell
     finished: Sequence[Finished]
     chosen: Sequence[Finished]
+    unfinished: Sequence[Run] = ()
 
     @property
     def scores(self) -> list[float]:
         return [one.test for one in self.chosen]
 
+    @property
+    def started(self) -> list[Run]:
+        """The runs that were started. Beside the folder of such a run is a log."""
+        return [*(one.run for one in self.finished), *(run for run in self.unfinished if run.beside(".log").is_file())]
+
 
 def make_row(cell: Cell, root: str | Path, measure: Measure = "scaled_accuracy") -> Row:
-    results = ((run, run.result()) for run in cell.runs(root))
+    results = [(run, run.result()) for run in cell.runs(root)]
     finished = [Finished(run, result, measure) for run, result in results if result is not None]
-    return Row(cell, finished, select(finished))
+    return Row(cell, finished, select(finished), [run for run, result in results if result is None])
 
 
 def select(finished: Sequence[Finished]) -> list[Finished]:

@@ -15,16 +15,14 @@ from data import SyntheticTask
 from lrnn.evaluate.length_figure import length_figure
 from lrnn.runtime.tabular import markdown, write_csv
 from lrnn.sweep.prefix_report import prefix_lines
-from lrnn.sweep.protocol import differences
 from lrnn.sweep.published import CURRICULUM, PUBLISHED, Published
+from lrnn.sweep.remarks import DIFFERS, UNFINISHED, difference, differing, few_seeds, unfinished
 from lrnn.sweep.select import Measure, Row, median_deviation
 
 COLUMNS = (
     "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
     "s: mean seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
 )
-DIFFERS = "What differs from the paper's protocol:"
-SEEDS = 3  # that the paper has of each cell
 EXPLANATIONS: dict[Measure, str] = {
     "scaled_accuracy": (
         "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
@@ -90,18 +88,18 @@ def write_report(
         if name in CURRICULUM:
             caption += " The paper here is that of Mamba-3 (Appendix D), whose stages are unknown."
         console.print(_printed(name, caption, header, texts))
-        differing = _differing(its_rows) if measure == "scaled_accuracy" else []
-        if differing:
-            console.print(DIFFERS, *differing, sep="\n", markup=False, soft_wrap=True)
         lines += ["", f"## {name}", "", caption, "", *markdown(header, texts)]
-        if differing:
-            lines += ["", DIFFERS, "", *(f"- {line}" for line in differing)]
+        differs = differing(its_rows) if measure == "scaled_accuracy" else []
+        for heading, remarks in ((DIFFERS, differs), (UNFINISHED, unfinished(its_rows))):
+            if remarks:
+                console.print(heading, *remarks, sep="\n", markup=False, soft_wrap=True)
+                lines += ["", heading, "", *(f"- {line}" for line in remarks)]
         if name in tasks:
             picture = f"{its_rows[0].cell.folder.parent}.png"  # the name of a task may have any character
             _figure(name, its_rows, tasks[name], measure).savefig(folder / picture, dpi=150)
             lines += ["", f"![{_words(measure).capitalize()} against sequence length]({picture})"]
             lines += prefix_lines(name, its_rows, tasks[name].train_lengths[1], folder)
-    missing = _missing(rows) if measure == "scaled_accuracy" else ""
+    missing = few_seeds(rows) if measure == "scaled_accuracy" else ""
     lines += ["", "## Not run", "", missing] if missing else []
     lines += ["", "## Commands", "", "Each command trains the best seed of a row again.", "", "```sh"]
     best = [max(row.chosen, key=lambda one: one.test) for row in rows if row.chosen]
@@ -112,39 +110,6 @@ def write_report(
     if missing:
         console.print(missing, markup=False, soft_wrap=True)
     console.print(f"{explanation}\nwritten to {folder}: table.md, table.csv, runs.csv, a picture of each task")
-
-
-def _differing(rows: Sequence[Row]) -> list[str]:
-    """Say for the rows that the paper has too what differs from its protocol; models that differ alike share a line."""
-    models: dict[str, list[str]] = {}
-    for row in rows:
-        if text := _difference(row):
-            models.setdefault(text, []).append(row.cell.model)
-    return [f"{', '.join(names)}: {text}" for text, names in models.items()]
-
-
-def _difference(row: Row) -> str:
-    if not row.chosen or not _of_paper(row):
-        return ""
-    rates = [one.run.learning_rate for one in row.finished]
-    return "; ".join(differences(row.cell.model, row.cell.task, row.chosen[0].configuration, rates))
-
-
-def _of_paper(row: Row) -> bool:
-    """Whether the paper's Table 3 or Table 5 has this cell."""
-    return row.cell.task not in CURRICULUM and row.cell.model in PUBLISHED.get(row.cell.task, {})
-
-
-def _missing(rows: Sequence[Row]) -> str:
-    """Say which of the paper's cells in this sweep have fewer than three seeds; empty if none has."""
-    of_paper = [row for row in rows if _of_paper(row)]
-    few = [f"{row.cell.name} ({len(row.chosen)})" for row in of_paper if len(row.chosen) < SEEDS]
-    if not few:
-        return ""
-    enough = (
-        f"{len(of_paper) - len(few)} of this sweep's {len(of_paper)} cells of the paper have {SEEDS} seeds or more."
-    )
-    return f"{enough} Others, with their number of seeds: {', '.join(few)}."
 
 
 def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Sequence[str]]) -> Table:
@@ -189,7 +154,7 @@ def _values(row: Row, lengths: Sequence[int]) -> dict[str, Any]:
         "seconds": _of(mean, seconds),
         "rate": chosen[0].run.learning_rate if chosen else None,
         "steps": chosen[0].configuration["trainer"]["max_steps"] if chosen else None,
-        "differs": _difference(row),
+        "differs": difference(row),
         "kept_best": _of(max, kept),
         "kept_median": _of(median, kept),
     }
@@ -226,8 +191,11 @@ def _text(value: float | None, style: str) -> str:
 
 
 def _runs(row: Row) -> list[dict[str, Any]]:
-    """Return every finished run of a cell, also those with other rates than the selected one, by column of runs.csv."""
-    return [
+    """Return every run of a cell that was started, also with other rates than the selected one, by column of runs.csv.
+
+    A run without a result has no scores.
+    """
+    finished = [
         {
             "task": row.cell.task,
             "model": row.cell.model,
@@ -242,6 +210,12 @@ def _runs(row: Row) -> list[dict[str, Any]]:
         }
         for one in row.finished
     ]
+    others = [
+        {"task": row.cell.task, "model": row.cell.model, "rate": run.learning_rate, "seed": run.seed, "selected": False}
+        for run in row.unfinished
+        if run in row.started
+    ]
+    return finished + others
 
 
 def _describe(task: Task, measure: Measure) -> str:

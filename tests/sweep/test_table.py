@@ -131,6 +131,29 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
 RATES = (1e-2, 1e-3, 5e-4, 1e-4)
 
 
+def test_runs_without_a_result_are_named_below_the_table(tmp_path):
+    cells = [Cell(name, "parity", (), (1e-2, 1e30), (0, 1)) for name in ("Mamba [0, 1]", "Mamba [-1, 1]", "sLSTM")]
+    claim_folder(tmp_path, cells)
+    for cell in cells[:2]:
+        first, _, *diverged = cell.runs(tmp_path)
+        for run in (first, *diverged):
+            run.folder.mkdir(parents=True)
+            run.beside(".log").touch()
+        data = {"class_path": "data.Parity", "init_args": {"test_samples": 10}}
+        (first.folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 100_000}, "data": data}))
+        result = {"validation_scaled_accuracy": 0.5, "scaled_accuracy": 0.5, "scaled_accuracy_at": {}}
+        (first.folder / "length_generalization.json").write_text(json.dumps(result))
+    table(str(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    both = "Mamba [0, 1], Mamba [-1, 1]"
+    assert f"\n- {both}: rates 1e+30, not among the paper's; 2 learning rates, not 4\n" in text
+    missing = "rate 0.01, seed 1, not started; rate 1e+30, seeds 0, 1"
+    assert f"\nRuns without a result:\n\n- {both}: {missing}\n- sLSTM: none was started\n" in text
+    with (tmp_path / "runs.csv").open() as file:
+        runs = [(float(run["rate"]), run["seed"], run["test"]) for run in csv.DictReader(file)]
+    assert runs == [(1e-2, "0", "0.5"), (1e30, "0", ""), (1e30, "1", "")] * 2
+
+
 def test_differences_from_the_protocol_of_the_paper():
     data = {"init_args": {"batch_size": 256, "train_lengths": [3, 40], "curriculum": [{"lengths": [3, 9]}]}}
     model = {"init_args": {"layers": 3, "width": 64, "betas": [0.9, 0.95], "weight_decay": 0.1, "adam_eps": 1e-15}}
