@@ -21,8 +21,10 @@ from lrnn.sweep.select import Measure, Row, median_deviation
 
 COLUMNS = (
     "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
-    "s: mean seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
+    "s: mean seconds a run. Rate: the learning rate with the most finished seeds; of several, the one whose "
+    "seeds have the best median on validation data."
 )
+UNEVEN = "*: another rate has fewer finished seeds."
 EXPLANATIONS: dict[Measure, str] = {
     "scaled_accuracy": (
         "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
@@ -75,7 +77,10 @@ def write_report(
         *("s", "rate", "steps"),
         *(("kept",) if kept else ()),
     )
-    explanation = " ".join([EXPLANATIONS[measure], *([KEPT_EXPLANATION] if kept else [])])
+    uneven = any(row.uneven for row in rows)
+    explanation = " ".join(
+        [EXPLANATIONS[measure], *([UNEVEN] if uneven else []), *([KEPT_EXPLANATION] if kept else [])]
+    )
     # the paper has no sequence accuracies of these tasks
     shown = [i for i, name in enumerate(header) if measure == "scaled_accuracy" or name not in ("paper", "difference")]
     header = tuple(header[i] for i in shown)
@@ -176,7 +181,7 @@ def _texts(values: Mapping[str, Any], row: Row, lengths: Sequence[int]) -> tuple
         f"{scores} ({len(row.chosen)} of {len(row.cell.seeds)})".strip() if missing else scores,
         *(_text(values[f"at_{length}"], ".3f") for length in lengths),
         _text(values["seconds"], ",.0f"),
-        _text(values["rate"], "g"),
+        _text(values["rate"], "g") + "*" * row.uneven,
         _text(values["steps"], ","),
         _pair(values["kept_best"], values["kept_median"]),
     )

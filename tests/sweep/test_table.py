@@ -81,7 +81,7 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     table(str(tmp_path / "sweep"), str(out))
     text = (out / "table.md").read_text()
     ours = "| DeltaNet [-1, 1] | 0.971/0.826 | 0.400/0.200 | -0.571 | 0.400 0.200 0.100"
-    assert f"{ours} | 0.300 | 20 | 0.001 | 12,000 |" in text
+    assert f"{ours} | 0.300 | 20 | 0.001 | 12,000 |" in text and "*" not in text
     assert "\n- DeltaNet [-1, 1]: 12,000 steps, not 100,000; 2 learning rates, not 4\n" in text
     assert "1 of this sweep's 2 cells of the paper have 3 seeds or more. Others, with their number of seeds: " in text
     assert "Mamba [0, 1] on modular_arithmetic (0)." in text
@@ -123,7 +123,8 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     run.folder.joinpath("length_generalization.json").unlink()  # of the last seed of the rate that was chosen
     table(str(tmp_path / "sweep"), str(out), lengths=[40])
     header = "| model | paper | ours | difference | seeds | at 40 | s | rate | steps | kept |"
-    assert header in (out / "table.md").read_text()
+    text = (out / "table.md").read_text()
+    assert header in text and "| 0.01* | 12,000 |" in text and "*: another rate has fewer finished seeds." in text
     with pytest.raises(ConfigError, match=r"lengths: no run was scored at \[41\]; .* scored at \[40, 1024\]"):
         table(str(tmp_path / "sweep"), str(out), lengths=[40, 41])
 
