@@ -63,7 +63,7 @@ def write_report(
 
     Args:
         rows: Rows of the table, for all tasks.
-        tasks: Tasks on which any run is finished, by name.
+        tasks: Tasks of the rows that have finished runs, by name of the cell.
         lengths: Sequence lengths that have a column of their own.
         folder: Folder to write to.
         console: Console to print to.
@@ -89,7 +89,8 @@ def write_report(
         its_rows = [row for row in rows if row.cell.task == name]
         every = [_texts(_values(row, lengths), row, lengths) for row in its_rows]
         texts = [tuple(of_row[i] for i in shown) for of_row in every]
-        caption = _describe(tasks[name], measure) if name in tasks else "No run is finished."
+        its_tasks = {row.cell.model: tasks[row.cell.name] for row in its_rows if row.cell.name in tasks}
+        caption = _caption(its_tasks, measure)
         if name in CURRICULUM:
             caption += " The paper here is that of Mamba-3 (Appendix D), whose stages are unknown."
         console.print(_printed(name, caption, header, texts))
@@ -99,11 +100,12 @@ def write_report(
             if remarks:
                 console.print(heading, *remarks, sep="\n", markup=False, soft_wrap=True)
                 lines += ["", heading, "", *(f"- {line}" for line in remarks)]
-        if name in tasks:
+        if its_tasks:
+            train_length = max(task.train_lengths[1] for task in its_tasks.values())
             picture = f"{its_rows[0].cell.folder.parent}.png"  # the name of a task may have any character
-            _figure(name, its_rows, tasks[name], measure).savefig(folder / picture, dpi=150)
+            _figure(name, its_rows, train_length, measure).savefig(folder / picture, dpi=150)
             lines += ["", f"![{_words(measure).capitalize()} against sequence length]({picture})"]
-            lines += prefix_lines(name, its_rows, tasks[name].train_lengths[1], folder)
+            lines += prefix_lines(name, its_rows, train_length, folder)
     missing = few_seeds(rows) if measure == "scaled_accuracy" else ""
     lines += ["", "## Not run", "", missing] if missing else []
     lines += ["", "## Commands", "", "Each command trains the best seed of a row again.", "", "```sh"]
@@ -130,9 +132,9 @@ def _words(measure: Measure) -> str:
     return measure.replace("_", " ")
 
 
-def _figure(name: str, rows: Sequence[Row], task: Task, measure: Measure) -> Figure:
+def _figure(name: str, rows: Sequence[Row], train_length: int, measure: Measure) -> Figure:
     curves = {row.cell.model: [one.curve for one in row.chosen] for row in rows if row.chosen}
-    figure = length_figure(curves, task.train_lengths[1], _words(measure))
+    figure = length_figure(curves, train_length, _words(measure))
     figure.axes[0].set_title(name)
     return figure
 
@@ -221,6 +223,17 @@ def _runs(row: Row) -> list[dict[str, Any]]:
         if run in row.started
     ]
     return finished + others
+
+
+def _caption(tasks: Mapping[str, Task], measure: Measure) -> str:
+    """Describe the task of some models. Models whose runs had other lengths or samples have a caption of their own."""
+    models: dict[str, list[str]] = {}
+    described = {task: _describe(task, measure) for task in tasks.values()}  # counting constant answers takes time
+    for model, task in tasks.items():
+        models.setdefault(described[task], []).append(model)
+    if len(models) < 2:
+        return next(iter(models), "No run is finished.")
+    return "\n\n".join(f"{', '.join(names)}: {text}" for text, names in models.items())
 
 
 def _describe(task: Task, measure: Measure) -> str:

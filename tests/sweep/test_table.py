@@ -21,6 +21,15 @@ SCORES = {  # (rate, seed): (validation, test)
 }  # fmt: skip
 
 
+def write_run(run, task, *, steps=1, at=None, **options):
+    """Write a finished run that scores 0.5 on a task with these options."""
+    run.folder.mkdir(parents=True)
+    config = {"trainer": {"max_steps": steps}, "data": {"class_path": task, "init_args": options}}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    result = {"validation_scaled_accuracy": 0.5, "scaled_accuracy": 0.5, "scaled_accuracy_at": at or {}}
+    (run.folder / "length_generalization.json").write_text(json.dumps(result))
+
+
 def finished(scores):
     for run in CELL.runs("nowhere"):
         if pair := scores.get((run.learning_rate, run.seed)):
@@ -129,6 +138,18 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
         table(str(tmp_path / "sweep"), str(out), lengths=[40, 41])
 
 
+def test_models_with_other_lengths_have_a_caption_of_their_own(tmp_path):
+    cells = [Cell(name, "parity", (), (1e-2,), (0,)) for name in "ABC"]
+    claim_folder(tmp_path, cells)
+    for cell, lengths, batch in zip(cells, ([40, 256], [500, 500], [40, 256]), (1, 1, 2), strict=True):
+        [run] = cell.runs(tmp_path)
+        write_run(run, "data.Parity", test_lengths=lengths, batch_size=batch)
+    table(str(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    for names, lengths in (("A, C", "40 to 256"), ("B", "500")):
+        assert f"\n\n{names}: Trained on lengths 3 to 40, tested on {lengths} (8,192 sequences)." in text
+
+
 RATES = (1e-2, 1e-3, 5e-4, 1e-4)
 
 
@@ -137,13 +158,9 @@ def test_runs_without_a_result_are_named_below_the_table(tmp_path):
     claim_folder(tmp_path, cells)
     for cell in cells[:2]:
         first, _, *diverged = cell.runs(tmp_path)
-        for run in (first, *diverged):
-            run.folder.mkdir(parents=True)
+        write_run(first, "data.Parity", steps=100_000, test_samples=10)
+        for run in diverged:
             run.beside(".log").touch()
-        data = {"class_path": "data.Parity", "init_args": {"test_samples": 10}}
-        (first.folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 100_000}, "data": data}))
-        result = {"validation_scaled_accuracy": 0.5, "scaled_accuracy": 0.5, "scaled_accuracy_at": {}}
-        (first.folder / "length_generalization.json").write_text(json.dumps(result))
     table(str(tmp_path))
     text = (tmp_path / "table.md").read_text()
     both = "Mamba [0, 1], Mamba [-1, 1]"
@@ -227,11 +244,7 @@ def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):
     cell = Cell("Model", "mine w/ [/red]", (), (0.1,), (0,))
     claim_folder(tmp_path / "sweep", [cell])
     [run] = cell.runs(tmp_path / "sweep")
-    run.folder.mkdir(parents=True)
-    task = {"class_path": "my_tasks.Mine", "init_args": {"colour": "red"}}
-    (run.folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 1}, "data": task}))
-    result = {"validation_scaled_accuracy": 0.5, "scaled_accuracy": 0.5, "scaled_accuracy_at": {"6": 0.5, "8": 0.25}}
-    (run.folder / "length_generalization.json").write_text(json.dumps(result))
+    write_run(run, "my_tasks.Mine", at={"6": 0.5, "8": 0.25}, colour="red")
     table(str(tmp_path / "sweep"))
     text = (tmp_path / "sweep/table.md").read_text()
     assert "](mine_w_red.png)" in text and (tmp_path / "sweep/mine_w_red.png").is_file()
