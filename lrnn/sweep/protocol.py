@@ -41,7 +41,7 @@ def differences(model: str, task: str, configuration: Mapping[str, Any], rates: 
     if not (ROOT / SWEEP).is_file():  # lrnn was installed without its checkout
         return [f"not compared, as {SWEEP} is missing"]
     cell = _cells()[model, task]
-    paper = _protocol(cell)
+    paper = resolve(cell)
     found = [
         text.format(ours, expected)
         for text, value in (("{:,} steps, not {:,}", _steps), ("batches of {:,}, not {:,}", _batch))
@@ -71,7 +71,7 @@ def _cells() -> dict[tuple[str, str], Cell]:
 
 
 @cache
-def _protocol(cell: Cell) -> dict[str, Any]:
+def resolve(cell: Cell) -> dict[str, Any]:
     """Return the configuration of the cell's runs, with all defaults."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")

@@ -20,6 +20,7 @@ from lrnn.sweep.__main__ import main, sweep
 from lrnn.sweep.attempt import Slot, begin
 from lrnn.sweep.device import Device
 from lrnn.sweep.grid import Block, Cell, claim_folder, make_cells, read_folder
+from lrnn.sweep.protocol import resolve
 from lrnn.sweep.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
@@ -304,6 +305,29 @@ def grid_of(path):
     config = yaml.safe_load((ROOT / path).read_text())
     blocks = [Block(**block) for block in config["cells"]]
     return make_cells(blocks, config["learning_rates"], config["seeds"], config.get("arguments", ""))
+
+
+def test_files_come_before_options_and_the_options_of_the_model_come_last():
+    model, task, sweep = "--model.a=1 --config=m", "--task.a=1 --config=t", "--sweep.a=1 --config=s"
+    [cell] = make_cells([Block({"A": model}, {"task": task})], [0.1], [0], sweep)
+    assert cell.arguments == (
+        *("--config=m", "--config=t", "--config=s"),
+        *("--sweep.a=1", "--task.a=1", "--model.a=1"),
+    )
+
+
+def test_group_word_problems_train_as_their_names_say():
+    reflections = {"s3": 2, "s4": 3, "s5_swaps": 1, "a5_2_reflections": 2}
+    cells = grid_of("conf/sweeps/groups.yaml")
+    for cell in cells:
+        model = resolve(cell)["model"]["init_args"]
+        wide = "[-1, 1]" in cell.model
+        assert [*model["eigenvalue_range"]] == [-1 if wide else 0, 1]
+        strength = 1 if cell.task in ("s5_swaps", "s5_generators") else 0.3
+        assert model["state_consistency"] == (strength if "consistency" in cell.model else 0), cell.name
+        if "DeltaProduct" in cell.model:
+            assert model["reflections"] == reflections.get(cell.task, 4), cell.name
+    assert len(cells) == 30
 
 
 @pytest.mark.slow
