@@ -30,7 +30,7 @@ from lrnn.runtime.config_kind import refuse_run_configs
 from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.sweep.attempt import Attempt
 from lrnn.sweep.device import find_devices
-from lrnn.sweep.grid import Block, claim_folder, make_cells
+from lrnn.sweep.grid import Block, check_folder, claim_folder, make_cells
 from lrnn.sweep.mps import shared_gpus
 from lrnn.sweep.schedule import Schedule
 
@@ -74,6 +74,7 @@ def sweep(
         raise ConfigError(f"only: no cell and no run matches {only}; cells: {names}; a run: {every_run[0].name}")
     unfinished = [run for run in runs if run.result() is None]
     if dry_run:
+        check_folder(Path(run_dir), grid)
         for run in unfinished:
             print(run.command())
         return

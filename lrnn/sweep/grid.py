@@ -183,6 +183,21 @@ def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
     """Add the cells to the folder's grid.json.
 
     Raises:
+        ConfigError: if `check_folder` refuses.
+    """
+    check_folder(root, cells)
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root / "grid.lock"):
+        grid = check_folder(root, cells)
+        written = root / "grid.json.new"
+        written.write_text(json.dumps([{**asdict(cell), "recipe": recipe} for cell, recipe in grid], indent=1))
+        os.replace(written, root / "grid.json")
+
+
+def check_folder(root: Path, cells: Sequence[Cell]) -> list[tuple[Cell, dict[str, Any]]]:
+    """Return the cells of the folder and these cells, each with its recipe, and write nothing.
+
+    Raises:
         ConfigError: if the folder is not that of a sweep, or has one of the cells with other arguments or files.
     """
     path = root / "grid.json"
@@ -190,25 +205,21 @@ def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
     if names and not any(name.startswith("grid.") for name in names):
         raise ConfigError(f"run_dir: {root} exists, but is not the folder of a sweep; choose another folder")
     grid = {cell.folder: (cell, cell.recipe()) for cell in cells}
-    root.mkdir(parents=True, exist_ok=True)
-    with locked(root / "grid.lock"):
-        for before, recipe in _read(path) if path.exists() else ():
-            cell, ours = grid.get(before.folder, (before, recipe))
-            if ours != recipe:
-                what = "arguments" if ours["arguments"] != recipe["arguments"] else "files"
-                raise ConfigError(
-                    f"run_dir: {root} was written by another grid: {before.name} had other {what}; "
-                    "choose another folder, or delete this one"
-                )
-            union = replace(
-                cell,
-                learning_rates=tuple(dict.fromkeys((*before.learning_rates, *cell.learning_rates))),
-                seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))),
+    for before, recipe in _read(path) if path.exists() else ():
+        cell, ours = grid.get(before.folder, (before, recipe))
+        if ours != recipe:
+            what = "arguments" if ours["arguments"] != recipe["arguments"] else "files"
+            raise ConfigError(
+                f"run_dir: {root} was written by another grid: {before.name} had other {what}; "
+                "choose another folder, or delete this one"
             )
-            grid[before.folder] = union, recipe
-        written = root / "grid.json.new"
-        written.write_text(json.dumps([{**asdict(cell), "recipe": recipe} for cell, recipe in grid.values()], indent=1))
-        os.replace(written, path)
+        union = replace(
+            cell,
+            learning_rates=tuple(dict.fromkeys((*before.learning_rates, *cell.learning_rates))),
+            seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))),
+        )
+        grid[before.folder] = union, recipe
+    return list(grid.values())
 
 
 def read_folder(root: str | Path) -> list[Cell]:

@@ -277,6 +277,22 @@ def test_bad_input_is_named(options, message, tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_dry_run_prints_what_is_left_to_do_and_writes_nothing(tmp_path, capsys):
+    options = {"run_dir": str(tmp_path / "sweep"), "learning_rates": [0.1], "seeds": [0, 1], "accelerator": "cpu"}
+    sweep(cells=[Block({"A": ""}, {"task": ""})], **options, dry_run=True)
+    assert capsys.readouterr().out.count("python -m lrnn.fit") == 2 and not (tmp_path / "sweep").exists()
+
+    sweep(cells=[Block({"A": ""}, {"task": ""})], **options, devices=1, only="*, seed 0")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    sweep(cells=[Block({"A": ""}, {"task": ""})], **options, dry_run=True)
+    [command] = capsys.readouterr().out.splitlines()
+    assert "--seed_everything=1" in command and sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ConfigError, match="was written by another grid: A on task had other arguments"):
+        sweep(cells=[Block({"A": "--model.width=8"}, {"task": ""})], **options, dry_run=True)
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("only", "expected"),
     [
