@@ -27,6 +27,8 @@ from lrnn.runtime.errors import ConfigError
 
 RESULT = "length_generalization.json"  # in the folder of a run that is finished
 
+OVERRIDDEN = {"model.learning_rate": "learning_rates", "seed_everything": "seeds", "run_dir": "run_dir"}
+
 
 @dataclass
 class Block:
@@ -159,20 +161,40 @@ def make_cells(
                 for name, values in (("learning_rates", rates), ("seeds", its_seeds)):
                     if not values or len(set(values)) < len(values):
                         raise ConfigError(f"{name}: must be different values, at least one, got {list(values)}")
+                _check_folders(cell)
                 cells[cell.folder] = cell
     if not cells:
         raise ConfigError("cells: must have at least one model and one task")
     return list(cells.values())
 
 
+def _check_folders(cell: Cell) -> None:
+    """Check that no two runs share a folder, whose name has six digits of the rate."""
+    if len({run.folder for run in cell.runs("")}) < len(cell.runs("")):
+        raise ConfigError(f"learning_rates: must differ in their first six digits, got {list(cell.learning_rates)}")
+
+
 def _stack(for_model: str, for_task: str, for_all: str) -> tuple[list[str], list[str]]:
     """Split three strings of arguments into the configuration files and the options, each in their order."""
-    model, task, common = (shlex.split(text) for text in (for_model, for_task, for_all))
-    for argument in (*model, *task, *common):
-        if not re.match(r"--[\w.]+\+?=", argument):
-            raise ConfigError(f"cells: arguments must be written --key=value, got {argument}")
+    model, task = _split("cells", for_model), _split("cells", for_task)
+    common = _split("arguments", for_all)
     files = [argument for argument in (*model, *task, *common) if _is_file(argument)]
     return files, [argument for argument in (*common, *task, *model) if not _is_file(argument)]
+
+
+def _split(key: str, text: str) -> list[str]:
+    """Split the arguments that are the value of this key."""
+    try:
+        arguments = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{key}: arguments must be written as in a shell, got {text} ({error})") from error
+    for argument in arguments:
+        option = re.match(r"--([\w.]+)\+?=", argument)
+        if not option:
+            raise ConfigError(f"{key}: arguments must be written --key=value, got {argument}")
+        if own := OVERRIDDEN.get(option[1].replace(".init_args", "")):
+            raise ConfigError(f"{key}: the sweep sets {option[1]} by its own option {own}, got {argument}")
+    return arguments
 
 
 def _is_file(argument: str) -> bool:
@@ -198,7 +220,8 @@ def check_folder(root: Path, cells: Sequence[Cell]) -> list[tuple[Cell, dict[str
     """Return the cells of the folder and these cells, each with its recipe, and write nothing.
 
     Raises:
-        ConfigError: if the folder is not that of a sweep, or has one of the cells with other arguments or files.
+        ConfigError: if the folder is not that of a sweep, has one of the cells with other arguments or files, or has a
+            run whose folder one of these would share.
     """
     path = root / "grid.json"
     names = [path.name for path in root.iterdir()] if root.exists() else []
@@ -218,6 +241,7 @@ def check_folder(root: Path, cells: Sequence[Cell]) -> list[tuple[Cell, dict[str
             learning_rates=tuple(dict.fromkeys((*before.learning_rates, *cell.learning_rates))),
             seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))),
         )
+        _check_folders(union)
         grid[before.folder] = union, recipe
     return list(grid.values())
 

@@ -248,6 +248,8 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
     assert json.loads((folder / "grid.json").read_text()) == json.loads(before)
     with pytest.raises(ConfigError, match="exists, but is not the folder of a sweep"):
         claim_folder(tmp_path, [make_cell(argument)])
+    with pytest.raises(ConfigError, match=r"learning_rates: must differ in .* got \[0\.1, 0\.2, 0\.1000000001\]"):
+        claim_folder(folder, [make_cell(argument, rates=(0.1000000001,))])
 
 
 @pytest.mark.parametrize(
@@ -264,6 +266,23 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
         (
             {"cells": [Block({"A": "--config=conf/no.yaml"}, {"task": ""})]},
             "A on task names conf/no.yaml, which does not exist",
+        ),
+        (
+            {"cells": [Block({"A": "--model.init_args.learning_rate=3"}, {"task": ""})]},
+            r"cells: the sweep sets model\.init_args\.learning_rate by its own option learning_rates, got --model",
+        ),
+        (
+            {"cells": [Block({"A": ""}, {"task": "--run_dir=elsewhere"})]},
+            "cells: the sweep sets run_dir by its own option run_dir, got --run_dir=elsewhere",
+        ),
+        ({"arguments": "--seed_everything=3"}, "arguments: the sweep sets seed_everything by its own option seeds"),
+        (
+            {"arguments": '--model.width="8'},
+            r'arguments: arguments must be written as in a shell, got --model\.width="8 .*No closing quotation',
+        ),
+        (
+            {"learning_rates": [0.00123456, 0.001234561]},
+            r"learning_rates: must differ in their first six digits, got \[0\.00123456, 0\.001234561\]",
         ),
         ({"only": "B*"}, r"only: no cell and no run matches B\*; cells: A on task; a run: A on task, rate 0.1, seed 0"),
         ({"runs_per_device": 0}, "runs_per_device: must be at least 1, got 0"),
