@@ -167,6 +167,16 @@ def test_a_run_goes_on_from_a_checkpoint_in_shards(tmp_path):
     assert [line[1] for line in started(tmp_path / "sweep", cell)] == ["True"]
 
 
+def test_a_run_that_starts_again_forgets_the_seconds_before(tmp_path):
+    goes_on, again = runs = make_cell(seeds=(0, 1)).runs(tmp_path / "sweep")
+    goes_on.checkpoint.mkdir(parents=True)
+    again.folder.mkdir(parents=True)
+    for run in runs:
+        run.add_seconds(1000)
+    run_to_the_end(Schedule(runs, [Device(None)]))
+    assert again.seconds() < 1000 <= goes_on.seconds()
+
+
 @pytest.mark.parametrize("ended", ["in training", "idle"])
 def test_a_worker_that_dies_is_replaced(ended, tmp_path):
     arguments = ["--dies=0"] if ended == "in training" else []

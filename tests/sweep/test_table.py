@@ -21,12 +21,12 @@ SCORES = {  # (rate, seed): (validation, test)
 }  # fmt: skip
 
 
-def write_run(run, task, *, steps=1, at=None, **options):
-    """Write a finished run that scores 0.5 on a task with these options."""
+def write_run(run, task, *, steps=1, score=0.5, at=None, **options):
+    """Write a finished run on a task with these options."""
     run.folder.mkdir(parents=True)
     config = {"trainer": {"max_steps": steps}, "data": {"class_path": task, "init_args": options}}
     (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
-    result = {"validation_scaled_accuracy": 0.5, "scaled_accuracy": 0.5, "scaled_accuracy_at": at or {}}
+    result = {"validation_scaled_accuracy": score, "scaled_accuracy": score, "scaled_accuracy_at": at or {}}
     (run.folder / "length_generalization.json").write_text(json.dumps(result))
 
 
@@ -136,6 +136,19 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     assert header in text and "| 0.01* | 12,000 |" in text and "*: another rate has fewer finished seeds." in text
     with pytest.raises(ConfigError, match=r"lengths: no run was scored at \[41\]; .* scored at \[40, 1024\]"):
         table(str(tmp_path / "sweep"), str(out), lengths=[40, 41])
+
+
+def test_medians_are_compared_where_the_best_of_the_paper_is_unknown(tmp_path):
+    task = "modular_arithmetic_brackets_times"
+    cells = [Cell(name, task, (), (1e-2,), (0, 1, 2)) for name in ("DeltaNet [-1, 1]", "Mamba [-1, 1]")]
+    claim_folder(tmp_path, cells)
+    for cell, scores in zip(cells, ((0.1, 0.9, 0.2), (0.1, 0.2)), strict=True):
+        for run, score in zip(cell.runs(tmp_path), scores, strict=False):
+            write_run(run, "data.ModularArithmeticBrackets", score=score, test_samples=10)
+    table(str(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    assert "| DeltaNet [-1, 1] | -/0.129 | 0.900/0.200 | +0.071 |" in text
+    assert f"with their number of seeds: Mamba [-1, 1] on {task} (2)." in text
 
 
 def test_models_with_other_lengths_have_a_caption_of_their_own(tmp_path):
