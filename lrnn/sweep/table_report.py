@@ -59,7 +59,7 @@ def write_report(
     console: Console,
     measure: Measure = "scaled_accuracy",
 ) -> None:
-    """Print the table; write table.md, table.csv, runs.csv and a picture of each task.
+    """Write table.md, table.csv, runs.csv and a picture of each task; then print the table.
 
     Args:
         rows: Rows of the table, for all tasks.
@@ -85,6 +85,7 @@ def write_report(
     shown = [i for i, name in enumerate(header) if measure == "scaled_accuracy" or name not in ("paper", "difference")]
     header = tuple(header[i] for i in shown)
     lines = [explanation]
+    said: list[Table | str] = []  # printed when the files are written, since the reader may be `head`
     for name in dict.fromkeys(row.cell.task for row in rows):
         its_rows = [row for row in rows if row.cell.task == name]
         every = [_texts(_values(row, lengths), row, lengths) for row in its_rows]
@@ -93,12 +94,12 @@ def write_report(
         caption = _caption(its_tasks, measure)
         if name in CURRICULUM:
             caption += " The paper here is that of Mamba-3 (Appendix D), whose stages are unknown."
-        console.print(_printed(name, caption, header, texts))
+        said.append(_printed(name, caption, header, texts))
         lines += ["", f"## {name}", "", caption, "", *markdown(header, texts)]
         differs = differing(its_rows) if measure == "scaled_accuracy" else []
         for heading, remarks in ((DIFFERS, differs), (UNFINISHED, unfinished(its_rows))):
             if remarks:
-                console.print(heading, *remarks, sep="\n", markup=False, soft_wrap=True)
+                said.append("\n".join([heading, *remarks]))
                 lines += ["", heading, "", *(f"- {line}" for line in remarks)]
         if its_tasks:
             train_length = max(task.train_lengths[1] for task in its_tasks.values())
@@ -106,21 +107,22 @@ def write_report(
             _figure(name, its_rows, train_length, measure).savefig(folder / picture, dpi=150)
             lines += ["", f"![{_words(measure).capitalize()} against sequence length]({picture})"]
             lines += prefix_lines(name, its_rows, train_length, folder)
-    missing = few_seeds(rows) if measure == "scaled_accuracy" else ""
-    lines += ["", "## Not run", "", missing] if missing else []
+    if measure == "scaled_accuracy" and (few := few_seeds(rows)):
+        said.append(few)
+        lines += ["", "## Not run", "", few]
     lines += ["", "## Commands", "", "Each command trains the best seed of a row again.", "", "```sh"]
     best = [max(row.chosen, key=lambda one: one.test) for row in rows if row.chosen]
     lines += [*(one.run.command() for one in best), "```"]
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     write_csv(folder / "table.csv", [_values(row, lengths) for row in rows])
     write_csv(folder / "runs.csv", [values for row in rows for values in _runs(row)])
-    if missing:
-        console.print(missing, markup=False, soft_wrap=True)
+    for part in said:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
     console.print(f"{explanation}\nwritten to {folder}: table.md, table.csv, runs.csv, a picture of each task")
 
 
 def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Sequence[str]]) -> Table:
-    printed = Table(title=escape(name), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    printed = Table(title=escape(name), caption=escape(caption), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in header:
         printed.add_column(heading, no_wrap=heading != "seeds", min_width=6 if heading == "seeds" else None)
     for cells in texts:

@@ -231,6 +231,19 @@ def test_another_class_is_a_difference():
     assert differences("sLSTM", "parity", run, RATES) == ["lrnn.models.Mamba, not lrnn.models.SLSTM", "optimizer SGD"]
 
 
+def test_the_files_are_written_before_anything_is_printed(tmp_path, monkeypatch):
+    def print_to_nobody(*arguments, **options):
+        raise BrokenPipeError
+
+    cell = Cell("Model", "parity", (), (0.1,), (0,))
+    claim_folder(tmp_path, [cell])
+    write_run(cell.runs(tmp_path)[0], "data.Parity")
+    monkeypatch.setattr("rich.console.Console.print", print_to_nobody)
+    with pytest.raises(BrokenPipeError):
+        table(str(tmp_path))
+    assert {path.name for path in tmp_path.glob("*.*")} >= {"table.md", "table.csv", "runs.csv", "parity.png"}
+
+
 def test_a_folder_without_a_sweep_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is not the folder of a sweep"):
         table(str(tmp_path))
