@@ -17,7 +17,7 @@ def test_a_ratio_above_1_means_that_ours_is_better():
 
 def test_an_unknown_part_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["bench", "--part=foo"])
-    with pytest.raises(SystemExit, match="error: part: must be one of all, kernels, .*, got foo$"):
+    with pytest.raises(SystemExit, match=r"error: part: must be one of all, kernels, .*, got foo$"):
         main()
 
 
