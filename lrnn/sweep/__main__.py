@@ -65,7 +65,7 @@ def sweep(
         dry_run: Whether to print the commands of the unfinished runs instead of training them.
     """
     check_at_least(1, devices=devices, runs_per_device=runs_per_device)
-    grid = make_cells(cells, learning_rates, seeds, f"{arguments} --trainer.accelerator={accelerator}")
+    grid = make_cells(cells, learning_rates, seeds, arguments, accelerator)
     pattern = only.replace("[", "[[]")
     every_run = [run for cell in grid for run in cell.runs(run_dir)]
     runs = [run for run in every_run if fnmatchcase(run.cell.name, pattern) or fnmatchcase(run.name, pattern)]

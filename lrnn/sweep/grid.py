@@ -27,7 +27,12 @@ from lrnn.runtime.errors import ConfigError
 
 RESULT = "length_generalization.json"  # in the folder of a run that is finished
 
-OVERRIDDEN = {"model.learning_rate": "learning_rates", "seed_everything": "seeds", "run_dir": "run_dir"}
+OVERRIDDEN = {  # option of a run -> the sweep's own option that sets it
+    "model.learning_rate": "learning_rates",
+    "seed_everything": "seeds",
+    "run_dir": "run_dir",
+    "trainer.accelerator": "accelerator",
+}
 
 
 @dataclass
@@ -136,7 +141,11 @@ class Run:
 
 
 def make_cells(
-    blocks: Sequence[Block], learning_rates: Sequence[float], seeds: Sequence[int], arguments: str
+    blocks: Sequence[Block],
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    arguments: str,
+    accelerator: str | None = None,
 ) -> list[Cell]:
     """Return the cells of all blocks.
 
@@ -145,15 +154,19 @@ def make_cells(
         learning_rates: Learning rates of the blocks that have none of their own.
         seeds: Seeds of the blocks that have none of their own.
         arguments: Arguments of `python -m lrnn.fit` for all runs of the sweep.
+        accelerator: Kind of device for all runs; that of their configurations when absent.
 
     Raises:
         ConfigError: if there is no cell, if a cell occurs twice, or if rates, seeds or arguments are malformed.
     """
+    common = _split("arguments", arguments)
+    if accelerator is not None:
+        common.append(f"--trainer.accelerator={accelerator}")
     cells: dict[Path, Cell] = {}
     for block in blocks:
         for model, for_model in block.models.items():
             for task, for_task in block.tasks.items():
-                files, options = _stack(for_model, for_task, arguments)
+                files, options = _stack(_split("cells", for_model), _split("cells", for_task), common)
                 rates, its_seeds = block.learning_rates or learning_rates, block.seeds or seeds
                 cell = Cell(model, task, (*files, *options), tuple(rates), tuple(its_seeds))
                 if cell.folder in cells:
@@ -174,10 +187,8 @@ def _check_folders(cell: Cell) -> None:
         raise ConfigError(f"learning_rates: must differ in their first six digits, got {list(cell.learning_rates)}")
 
 
-def _stack(for_model: str, for_task: str, for_all: str) -> tuple[list[str], list[str]]:
-    """Split three strings of arguments into the configuration files and the options, each in their order."""
-    model, task = _split("cells", for_model), _split("cells", for_task)
-    common = _split("arguments", for_all)
+def _stack(model: Sequence[str], task: Sequence[str], common: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the configuration files and the options among these arguments, each in their order."""
     files = [argument for argument in (*model, *task, *common) if _is_file(argument)]
     return files, [argument for argument in (*common, *task, *model) if not _is_file(argument)]
 

@@ -285,10 +285,14 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
             {"cells": [Block({"A": ""}, {"task": "--run_dir=elsewhere"})]},
             "cells: the sweep sets run_dir by its own option run_dir, got --run_dir=elsewhere",
         ),
+        (
+            {"arguments": "--trainer.accelerator=gpu"},
+            r"arguments: the sweep sets trainer\.accelerator by its own option accelerator, got",
+        ),
         ({"arguments": "--seed_everything=3"}, "arguments: the sweep sets seed_everything by its own option seeds"),
         (
             {"arguments": '--model.width="8'},
-            r'arguments: arguments must be written as in a shell, got --model\.width="8 .*No closing quotation',
+            r'arguments: arguments must be written as in a shell, got --model\.width="8 \(No closing quotation\)$',
         ),
         (
             {"learning_rates": [0.00123456, 0.001234561]},
