@@ -53,7 +53,6 @@ def differences(model: str, task: str, configuration: Mapping[str, Any], rates: 
     found += _differing(
         {name: value for name, value in _trainer(configuration).items() if name in TRAINER}, paper["trainer"]
     )
-    found += [f"{key} {own['class_path']}" for key in ("optimizer", "lr_scheduler") if (own := configuration.get(key))]
     if others := sorted(set(rates) - set(cell.learning_rates)):
         found.append(f"rates {', '.join(f'{rate:g}' for rate in others)}, not among the paper's")
     if (count := len(set(rates))) < len(cell.learning_rates):

@@ -224,11 +224,9 @@ def test_every_option_that_matters_is_compared(section, option, difference):
 
 
 def test_another_class_is_a_difference():
-    run = {
-        "model": {"class_path": "lrnn.models.Mamba", "init_args": {"state_size": 3}},
-        "optimizer": {"class_path": "SGD"},
-    }
-    assert differences("sLSTM", "parity", run, RATES) == ["lrnn.models.Mamba, not lrnn.models.SLSTM", "optimizer SGD"]
+    run = {"model": {"class_path": "lrnn.models.Mamba", "init_args": {"state_size": 3, "width": 64}}}
+    found = differences("sLSTM", "parity", run, RATES)
+    assert found == ["lrnn.models.Mamba, not lrnn.models.SLSTM", "width 64, not 128"]
 
 
 def test_the_files_are_written_before_anything_is_printed(tmp_path, monkeypatch):
