@@ -227,6 +227,8 @@ def test_another_class_is_a_difference():
     run = {"model": {"class_path": "lrnn.models.Mamba", "init_args": {"state_size": 3, "width": 64}}}
     found = differences("sLSTM", "parity", run, RATES)
     assert found == ["lrnn.models.Mamba, not lrnn.models.SLSTM", "width 64, not 128"]
+    missing = ["not compared, as conf/sweeps/table3.yaml has no such cell"]
+    assert differences("sLSTM", "even_pairs", run, RATES) == missing
 
 
 def test_the_files_are_written_before_anything_is_printed(tmp_path, monkeypatch):
