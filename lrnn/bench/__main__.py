@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse import auto_cli
 from rich.console import Console
 
 import lrnn.runtime.kernel_cache  # noqa: F401  sets the cache's folders
 from lrnn.bench.row import Row
+from lrnn.runtime.command import command
 from lrnn.runtime.tabular import markdown
 
 Part = Literal["all", "kernels", "parity", "language_models", "generation", "evaluation"]
@@ -66,6 +66,7 @@ def _rows(on_gpu: bool, part: Part) -> Iterator[Row]:
         return
     from lrnn.bench import evaluation, generation, kernels, training
 
+    sys.argv = sys.argv[:1]  # LightningCLI, which the training steps go through, warns about arguments
     parts = {
         "kernels": kernels.rows,
         "parity": training.parity_rows,
@@ -90,9 +91,7 @@ def _figure(x: float | None) -> str:
 
 
 def main() -> None:
-    arguments = sys.argv[1:]
-    sys.argv = sys.argv[:1]  # LightningCLI, which the training steps go through, warns about them
-    auto_cli(bench, args=arguments, prog="python -m lrnn.bench")
+    command(bench, "lrnn.bench")
 
 
 if __name__ == "__main__":

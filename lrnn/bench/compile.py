@@ -17,7 +17,6 @@ from multiprocessing import get_context
 from typing import Any
 
 import torch
-from jsonargparse import auto_cli
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
@@ -25,6 +24,7 @@ from triton.runtime.jit import JITFunction
 
 from lrnn.bench.shipped_ops import Size, shipped_ops
 from lrnn.ops.common.cards import CARDS, Card, pretend
+from lrnn.runtime.command import command
 
 TENSOR_MEMORY = 512  # columns, on Blackwell
 # bytes that a thread may spill, in 16-bit dtypes; on other cards the short kernels spill more than 400
@@ -160,7 +160,7 @@ def _read(function: JITFunction, metadata: Any, said: str) -> Compiled:
 
 
 def main() -> None:
-    auto_cli(compile_kernels, prog="python -m lrnn.bench.compile")
+    command(compile_kernels, "lrnn.bench.compile")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Ours are steps of `python -m lrnn.fit` and of Lightning's loop. The bare loop ha
 import gc
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +64,18 @@ def language_model_rows() -> Iterator[Row]:
     yield Row("8192^3 matrix product, bf16", product_rate / 1e12, None, "TFLOP/s")
     for name, shape in (("DeltaNet 340M", DELTA_NET_340M), ("DeltaNet 1.3B", DELTA_NET_1B)):
         yield from _language_model(name, shape, product_rate)
-    tokens = MAMBA_370M.batch * MAMBA_370M.length
+        yield _ranges(name, our_delta_net, shape)
+    yield _ranges("Mamba 370M, 16 x 2048", our_mamba, MAMBA_370M)
 
-    def mamba(eigenvalue_range: tuple[int, int]) -> float:
-        return tokens / lightning_step(our_mamba(MAMBA_370M, eigenvalue_range), MAMBA_370M).seconds
 
-    wide, restricted = in_turn(lambda: mamba((-1, 1)), lambda: mamba((0, 1)), ROUNDS)
-    yield Row("Mamba 370M, 16 x 2048: [-1, 1], [0, 1]", wide, restricted, "tokens/s")
+def _ranges(name: str, make: Callable[[Shape, tuple[int, int]], LanguageModel], shape: Shape) -> Row:
+    """Time a model with both eigenvalue ranges, in turn."""
+
+    def rate(eigenvalue_range: tuple[int, int]) -> float:
+        return shape.batch * shape.length / lightning_step(make(shape, eigenvalue_range), shape).seconds
+
+    wide, restricted = in_turn(lambda: rate((-1, 1)), lambda: rate((0, 1)), ROUNDS)
+    return Row(f"{name}: [-1, 1], [0, 1]", wide, restricted, "tokens/s")
 
 
 def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Row]:
@@ -89,8 +94,6 @@ def _language_model(name: str, shape: Shape, product_rate: float) -> Iterator[Ro
     yield Row(f"{name}, a step: ours, bare", 1e3 * ours.seconds, 1e3 * bare.seconds, "ms")
     yield Row(f"{name}, share of a matrix product's rate: ours, bare", share(ours), share(bare), "share")
     yield Row(f"{name}, peak memory: ours, bare", ours.peak_bytes / 2**30, bare.peak_bytes / 2**30, "GiB")
-    narrow = lightning_step(our_delta_net(shape, (0, 1)), shape)
-    yield Row(f"{name}: [-1, 1], [0, 1]", tokens / ours.seconds, tokens / narrow.seconds, "tokens/s")
 
 
 class _Stopwatch(L.Callback):

@@ -28,7 +28,8 @@ class LabelAccuracy(Metric):
         self.scored += scored.sum()
 
     def compute(self) -> Tensor:
-        return self.correct / self.scored
+        """Return the share, a scalar in float64 on the CPU, since not every device has float64."""
+        return self.correct.cpu().double() / self.scored.cpu()
 
 
 class SequenceAccuracy(LabelAccuracy):
@@ -72,10 +73,11 @@ class PrefixAccuracy(Metric):
             setattr(self, name, pad_sequence(counts, batch_first=True).sum(0))  # T differs where documents do
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the positions that have labels (P,), and both accuracies there: (P,), float64."""
-        positions = self.scored.nonzero()[:, 0]
-        scored = self.scored[positions].double()
-        return positions, self.right[positions] / scored, self.right_so_far[positions] / scored
+        """Return the positions that have labels (P,), and both accuracies there: (P,), float64, all on the CPU."""
+        scored, right, right_so_far = (counts.cpu() for counts in (self.scored, self.right, self.right_so_far))
+        positions = scored.nonzero()[:, 0]
+        labels = scored[positions].double()
+        return positions, right[positions] / labels, right_so_far[positions] / labels
 
 
 class ScaledAccuracy(LabelAccuracy):

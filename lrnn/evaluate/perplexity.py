@@ -64,6 +64,7 @@ def evaluate_perplexity(
     contexts: dict[str, int | None] = {}
     failures: dict[str, str] = {}
     records, folders, encoded = {}, [], _Encoded(lengths, sequences, text_key)
+    written: dict[Path, None] = {}
     for path in checkpoints:
         subject = load_subject(path, tokenizer)
         name = subject.name if subject.name not in contexts else path
@@ -96,11 +97,14 @@ def evaluate_perplexity(
             scores = score_perplexity(subject.model, ids, fitting, segment=segment, device=place, precision=context)
             found[text][name] = scores
             file.add(text, scores.as_record())
+            written[file.path] = None
             _print(name, text, scores)
             _log(folder, name.replace("/", "_") if out or shared else "", text, scores)
         records[name] = file.record
         del subject  # before the next model takes memory
-    _draw({text: models for text, models in found.items() if models}, contexts, folders[0])
+    if written:
+        picture = _draw({text: models for text, models in found.items() if models}, contexts, folders[0])
+        print(f"written: {', '.join(map(str, (*written, picture)))}")
     if failures:
         raise ConfigError("; ".join(failures.values()))
     return records
@@ -144,10 +148,10 @@ def _log(folder: Path, name: str, text: str, scores: Perplexities) -> None:
             writer.add_scalar(f"perplexity_at/{text}", scores.position_at[length], length)
 
 
-def _draw(found: dict[str, dict[str, Perplexities]], contexts: dict[str, int | None], folder: Path) -> None:
-    if found:
-        figure = perplexity_figure(found, contexts)
-        figure.savefig(folder / "perplexity.png", dpi=150)
-        with SummaryWriter(str(folder)) as writer:
-            writer.add_figure("perplexity", figure)
-        print(f"written to {folder}: perplexity.json, perplexity.png")
+def _draw(found: dict[str, dict[str, Perplexities]], contexts: dict[str, int | None], folder: Path) -> Path:
+    """Draw the curves, in a file and in TensorBoard, and return the path of the file."""
+    figure, path = perplexity_figure(found, contexts), folder / "perplexity.png"
+    figure.savefig(path, dpi=150)
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_figure("perplexity", figure)
+    return path

@@ -59,8 +59,8 @@ def evaluate_state_tracking(
             needs no checkpoint.
     """
     check_at_least(1, samples=samples, segment=segment, lengths=min(lengths, default=None))
-    if not lengths:
-        raise ConfigError("lengths: must have at least one number")
+    if not lengths or len(set(lengths)) < len(lengths):
+        raise ConfigError(f"lengths: must be different numbers, at least one, got {list(lengths)}")
     if not 0 <= evaluation_seed < 2**20:
         raise ConfigError(f"evaluation_seed: must lie in [0, {2**20}), got {evaluation_seed}")
     if checkpoint is None and write is None:

@@ -85,14 +85,14 @@ def _documents(text: str, text_key: str) -> Iterator[str]:
 
 
 def _records(text: str, hub: HubText | None, text_key: str) -> Iterator[Record]:
-    if hub is None:
-        yield from open_source(text, text_key, None, "train", "main").records(0)
-        return
     try:
-        yield from _hub_source(hub).records(0)
+        source = open_source(text, text_key, None, "train", "main") if hub is None else _hub_source(hub)
+        yield from source.records(0)
     except DataError as error:
         if not str(error).startswith("source:"):  # a library is missing
             raise
+        if hub is None:
+            raise DataError(f"texts{str(error).removeprefix('source')}") from error
         reason = str(error).partition("(")[2].rstrip(")")[:120]
         raise DataError(
             f"texts: {text} ({hub.name}) can't be read from the Hugging Face hub here; give local files instead, "

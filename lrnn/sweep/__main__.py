@@ -30,7 +30,7 @@ from lrnn.runtime.config_kind import refuse_run_configs
 from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.sweep.attempt import Attempt
 from lrnn.sweep.device import find_devices
-from lrnn.sweep.grid import Block, claim_folder, make_cells
+from lrnn.sweep.grid import Block, check_folder, claim_folder, make_cells
 from lrnn.sweep.mps import shared_gpus
 from lrnn.sweep.schedule import Schedule
 
@@ -65,7 +65,7 @@ def sweep(
         dry_run: Whether to print the commands of the unfinished runs instead of training them.
     """
     check_at_least(1, devices=devices, runs_per_device=runs_per_device)
-    grid = make_cells(cells, learning_rates, seeds, f"{arguments} --trainer.accelerator={accelerator}")
+    grid = make_cells(cells, learning_rates, seeds, arguments, accelerator)
     pattern = only.replace("[", "[[]")
     every_run = [run for cell in grid for run in cell.runs(run_dir)]
     runs = [run for run in every_run if fnmatchcase(run.cell.name, pattern) or fnmatchcase(run.name, pattern)]
@@ -74,6 +74,7 @@ def sweep(
         raise ConfigError(f"only: no cell and no run matches {only}; cells: {names}; a run: {every_run[0].name}")
     unfinished = [run for run in runs if run.result() is None]
     if dry_run:
+        check_folder(Path(run_dir), grid)
         for run in unfinished:
             print(run.command())
         return

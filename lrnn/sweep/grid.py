@@ -27,6 +27,13 @@ from lrnn.runtime.errors import ConfigError
 
 RESULT = "length_generalization.json"  # in the folder of a run that is finished
 
+OVERRIDDEN = {  # option of a run -> the sweep's own option that sets it
+    "model.learning_rate": "learning_rates",
+    "seed_everything": "seeds",
+    "run_dir": "run_dir",
+    "trainer.accelerator": "accelerator",
+}
+
 
 @dataclass
 class Block:
@@ -134,7 +141,11 @@ class Run:
 
 
 def make_cells(
-    blocks: Sequence[Block], learning_rates: Sequence[float], seeds: Sequence[int], arguments: str
+    blocks: Sequence[Block],
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    arguments: str,
+    accelerator: str | None = None,
 ) -> list[Cell]:
     """Return the cells of all blocks.
 
@@ -143,15 +154,19 @@ def make_cells(
         learning_rates: Learning rates of the blocks that have none of their own.
         seeds: Seeds of the blocks that have none of their own.
         arguments: Arguments of `python -m lrnn.fit` for all runs of the sweep.
+        accelerator: Kind of device for all runs; that of their configurations when absent.
 
     Raises:
         ConfigError: if there is no cell, if a cell occurs twice, or if rates, seeds or arguments are malformed.
     """
+    common = _split("arguments", arguments)
+    if accelerator is not None:
+        common.append(f"--trainer.accelerator={accelerator}")
     cells: dict[Path, Cell] = {}
     for block in blocks:
         for model, for_model in block.models.items():
             for task, for_task in block.tasks.items():
-                files, options = _stack(for_model, for_task, arguments)
+                files, options = _stack(_split("cells", for_model), _split("cells", for_task), common)
                 rates, its_seeds = block.learning_rates or learning_rates, block.seeds or seeds
                 cell = Cell(model, task, (*files, *options), tuple(rates), tuple(its_seeds))
                 if cell.folder in cells:
@@ -159,20 +174,38 @@ def make_cells(
                 for name, values in (("learning_rates", rates), ("seeds", its_seeds)):
                     if not values or len(set(values)) < len(values):
                         raise ConfigError(f"{name}: must be different values, at least one, got {list(values)}")
+                _check_folders(cell)
                 cells[cell.folder] = cell
     if not cells:
         raise ConfigError("cells: must have at least one model and one task")
     return list(cells.values())
 
 
-def _stack(for_model: str, for_task: str, for_all: str) -> tuple[list[str], list[str]]:
-    """Split three strings of arguments into the configuration files and the options, each in their order."""
-    model, task, common = (shlex.split(text) for text in (for_model, for_task, for_all))
-    for argument in (*model, *task, *common):
-        if not re.match(r"--[\w.]+\+?=", argument):
-            raise ConfigError(f"cells: arguments must be written --key=value, got {argument}")
+def _check_folders(cell: Cell) -> None:
+    """Check that no two runs share a folder, whose name has six digits of the rate."""
+    if len({run.folder for run in cell.runs("")}) < len(cell.runs("")):
+        raise ConfigError(f"learning_rates: must differ in their first six digits, got {list(cell.learning_rates)}")
+
+
+def _stack(model: Sequence[str], task: Sequence[str], common: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the configuration files and the options among these arguments, each in their order."""
     files = [argument for argument in (*model, *task, *common) if _is_file(argument)]
     return files, [argument for argument in (*common, *task, *model) if not _is_file(argument)]
+
+
+def _split(key: str, text: str) -> list[str]:
+    """Split the arguments that are the value of this key."""
+    try:
+        arguments = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{key}: arguments must be written as in a shell, got {text} ({error})") from error
+    for argument in arguments:
+        option = re.match(r"--([\w.]+)\+?=", argument)
+        if not option:
+            raise ConfigError(f"{key}: arguments must be written --key=value, got {argument}")
+        if own := OVERRIDDEN.get(option[1].replace(".init_args", "")):
+            raise ConfigError(f"{key}: the sweep sets {option[1]} by its own option {own}, got {argument}")
+    return arguments
 
 
 def _is_file(argument: str) -> bool:
@@ -183,32 +216,45 @@ def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
     """Add the cells to the folder's grid.json.
 
     Raises:
-        ConfigError: if the folder is not that of a sweep, or has one of the cells with other arguments or files.
+        ConfigError: if `check_folder` refuses.
+    """
+    check_folder(root, cells)
+    root.mkdir(parents=True, exist_ok=True)
+    with locked(root / "grid.lock"):
+        grid = check_folder(root, cells)
+        written = root / "grid.json.new"
+        written.write_text(json.dumps([{**asdict(cell), "recipe": recipe} for cell, recipe in grid], indent=1))
+        os.replace(written, root / "grid.json")
+
+
+def check_folder(root: Path, cells: Sequence[Cell]) -> list[tuple[Cell, dict[str, Any]]]:
+    """Return the cells of the folder and these cells, each with its recipe, and write nothing.
+
+    Raises:
+        ConfigError: if the folder is not that of a sweep, has one of the cells with other arguments or files, or has a
+            run whose folder one of these would share.
     """
     path = root / "grid.json"
     names = [path.name for path in root.iterdir()] if root.exists() else []
     if names and not any(name.startswith("grid.") for name in names):
         raise ConfigError(f"run_dir: {root} exists, but is not the folder of a sweep; choose another folder")
     grid = {cell.folder: (cell, cell.recipe()) for cell in cells}
-    root.mkdir(parents=True, exist_ok=True)
-    with locked(root / "grid.lock"):
-        for before, recipe in _read(path) if path.exists() else ():
-            cell, ours = grid.get(before.folder, (before, recipe))
-            if ours != recipe:
-                what = "arguments" if ours["arguments"] != recipe["arguments"] else "files"
-                raise ConfigError(
-                    f"run_dir: {root} was written by another grid: {before.name} had other {what}; "
-                    "choose another folder, or delete this one"
-                )
-            union = replace(
-                cell,
-                learning_rates=tuple(dict.fromkeys((*before.learning_rates, *cell.learning_rates))),
-                seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))),
+    for before, recipe in _read(path) if path.exists() else ():
+        cell, ours = grid.get(before.folder, (before, recipe))
+        if ours != recipe:
+            what = "arguments" if ours["arguments"] != recipe["arguments"] else "files"
+            raise ConfigError(
+                f"run_dir: {root} was written by another grid: {before.name} had other {what}; "
+                "choose another folder, or delete this one"
             )
-            grid[before.folder] = union, recipe
-        written = root / "grid.json.new"
-        written.write_text(json.dumps([{**asdict(cell), "recipe": recipe} for cell, recipe in grid.values()], indent=1))
-        os.replace(written, path)
+        union = replace(
+            cell,
+            learning_rates=tuple(dict.fromkeys((*before.learning_rates, *cell.learning_rates))),
+            seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))),
+        )
+        _check_folders(union)
+        grid[before.folder] = union, recipe
+    return list(grid.values())
 
 
 def read_folder(root: str | Path) -> list[Cell]:

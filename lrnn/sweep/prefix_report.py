@@ -37,7 +37,7 @@ def prefix_lines(name: str, rows: Sequence[Row], train_length: int, folder: Path
     figure.axes[0].set_title(name)
     picture = f"{rows[0].cell.folder.parent}_prefixes.png"
     figure.savefig(folder / picture, dpi=150)
-    last = max(common)
+    last = max(common, default=None)  # runs of different lengths may share no position
     columns = [t for t in sorted(common) if t == last or (t & (t - 1) == 0 and t > 1)][-SHOWN:]
     header = ("model", *(f"t = {t:,}" for t in columns), "right up to", "seeds", "steps")
     texts = [_texts(row, curves[row.cell.model], columns) for row in rows if row.cell.model in curves]

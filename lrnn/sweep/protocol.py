@@ -1,27 +1,31 @@
-"""How a run differs from the protocol of the paper's table (Appendix E.1.1).
+"""How a run differs from the protocol of the paper's table (Appendix E.1.1), which conf/sweeps/table3.yaml writes down.
 
-The paper states neither AdamW's betas and epsilon nor the precision. Betas and epsilon are compared with PyTorch's
-defaults, and the precision is not compared.
+Options that the paper does not state, such as AdamW's betas, are compared with what they are there. The precision,
+which the paper does not state either, is not compared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-RATES = (1e-2, 1e-3, 5e-4, 1e-4)
-TRAIN_LENGTHS, TEST_LENGTHS = [3, 40], [40, 256]
-LAYERS = {"parity": 2}  # 3 on all arithmetic
-XLSTM_IN_ARITHMETIC = 64  # width of mLSTM and sLSTM there
-DATA = {  # option -> what it is in the paper, and how another value is said
-    "train_lengths": (TRAIN_LENGTHS, "trained on lengths {}"),
-    "test_lengths": (TEST_LENGTHS, "tested on lengths {}"),
-    "supervision": ("last", "labels: {}"),
-    "curriculum": (None, "a length curriculum"),
-}
-OPTIMIZER = {
-    "weight_decay": (0.1, "weight decay {:g}"),
-    "betas": ([0.9, 0.999], "betas {}"),
-    "adam_eps": (1e-8, "epsilon {:g}"),
-    "gate_saturation": (0.0, "gate saturation {:g}"),
+import lightning as L
+import yaml
+from jsonargparse import ArgumentParser
+
+from callbacks import CompileTraining, CosineWarmup
+from lrnn.models import LanguageModel
+from lrnn.sweep.grid import Block, Cell, make_cells
+
+ROOT = Path(__file__).parents[2]
+SWEEP = "conf/sweeps/table3.yaml"
+CLASSES = {"model": LanguageModel, "data": L.LightningDataModule}
+OPTIONS = {"trainer": L.Trainer, "schedule": CosineWarmup, "compile": CompileTraining}
+TRAINER = ("gradient_clip_val", "gradient_clip_algorithm")  # the other options are compared apart, or do not matter
+# compared apart, or without a part in training: the form of an op, and the evaluation
+SKIPPED = {
+    *("learning_rate", "batch_size", "form"),
+    *("validation_samples", "test_samples", "evaluation_seed", "num_workers"),
 }
 
 
@@ -30,34 +34,98 @@ def differences(model: str, task: str, configuration: Mapping[str, Any], rates: 
 
     Args:
         model: name of the row in the paper's table.
-        task: name of the task.
-        configuration: resolved configuration of a run of the cell.
+        task: name of the task there.
+        configuration: resolved configuration of a run of the cell. What it lacks is not compared.
         rates: learning rates that have been run. The paper takes the best of four.
     """
-    trainer = configuration.get("trainer", {})
-    data, options = (configuration.get(key, {}).get("init_args", {}) for key in ("data", "model"))
-    arithmetic, xlstm = task != "parity", model in ("mLSTM", "sLSTM")
-    found = []
-    if (steps := trainer.get("max_steps", 100_000)) != 100_000:
-        found.append(f"{steps:,} steps, not 100,000")
-    batch = 512 if model == "mLSTM" else 1024
-    # a run of a sweep has one device
-    if (ours := data.get("batch_size", batch) * trainer.get("accumulate_grad_batches", 1)) != batch:
-        found.append(f"batches of {ours:,}, not {batch:,}")
-    shapes = {"layers": LAYERS.get(task, 3), "width": XLSTM_IN_ARITHMETIC if arithmetic and xlstm else 128}
-    found += [
-        f"{name} {options[name]}, not {paper}" for name, paper in shapes.items() if options.get(name, paper) != paper
+    cell = _cells().get((model, task))
+    if cell is None:
+        return [f"not compared, as {SWEEP} has no such cell"]
+    paper = resolve(cell)
+    found = [
+        text.format(ours, expected)
+        for text, value in (("{:,} steps, not {:,}", _steps), ("batches of {:,}, not {:,}", _batch))
+        if (ours := value(configuration)) not in (None, expected := value(paper))
     ]
-    for values, table in ((data, DATA), (options, OPTIMIZER)):
-        for name, (paper, text) in table.items():
-            if _plain(values.get(name, paper)) != paper:
-                found.append(text.format(values[name]))
-    if others := sorted(set(rates) - set(RATES)):
+    for section in CLASSES:
+        found += _options(configuration.get(section) or {}, paper[section])
+    found += _differing(configuration.get("schedule") or {}, paper["schedule"])
+    found += _differing(
+        {name: value for name, value in _trainer(configuration).items() if name in TRAINER}, paper["trainer"]
+    )
+    if others := sorted(set(rates) - set(cell.learning_rates)):
         found.append(f"rates {', '.join(f'{rate:g}' for rate in others)}, not among the paper's")
-    if len(set(rates)) < len(RATES):
-        found.append(f"{len(set(rates))} learning rate{'s' if len(set(rates)) > 1 else ''}, not 4")
+    if (count := len(set(rates))) < len(cell.learning_rates):
+        found.append(f"{count} learning rate{'s' if count > 1 else ''}, not {len(cell.learning_rates)}")
     return found
+
+
+@cache
+def _cells() -> dict[tuple[str, str], Cell]:
+    """Return the cells of the paper's table, by model and task; none if lrnn was installed without its checkout."""
+    if not (ROOT / SWEEP).is_file():
+        return {}
+    sweep = yaml.safe_load((ROOT / SWEEP).read_text())
+    blocks = [Block(**block) for block in sweep["cells"]]
+    cells = make_cells(blocks, sweep["learning_rates"], sweep["seeds"], sweep["arguments"])
+    return {(cell.model, cell.task): cell for cell in cells}
+
+
+@cache
+def resolve(cell: Cell) -> dict[str, Any]:
+    """Return the configuration of the cell's runs, with all defaults."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_argument("--run_dir")
+    for section, options in OPTIONS.items():
+        parser.add_class_arguments(options, section)
+    for section, kind in CLASSES.items():
+        parser.add_subclass_arguments(kind, section)
+    arguments = [argument.replace("--config=", f"--config={ROOT}/") for argument in cell.arguments]
+    return parser.parse_args(arguments).as_dict()
+
+
+def _options(ours: Mapping[str, Any], paper: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the differences of two classes and of the options that both have."""
+    if ours.get("class_path", paper["class_path"]) != paper["class_path"]:
+        yield f"{ours['class_path']}, not {paper['class_path']}"
+    options = {name: value for name, value in ours.get("init_args", {}).items() if name in paper["init_args"]}
+    yield from _differing(options, paper["init_args"])
+
+
+def _differing(ours: Mapping[str, Any], paper: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the options that differ; one that the paper's configuration lacks is null there."""
+    for name, value in ours.items():
+        if name not in SKIPPED and _plain(value) != _plain(paper.get(name)):
+            if name == "curriculum":  # too long to be shown
+                yield "a length curriculum"
+            else:
+                yield f"{name} {_text(value)}, not {_text(paper.get(name))}"
+
+
+def _steps(configuration: Mapping[str, Any]) -> int | None:
+    return _trainer(configuration).get("max_steps")
+
+
+def _trainer(configuration: Mapping[str, Any]) -> Mapping[str, Any]:
+    return configuration.get("trainer") or {}
+
+
+def _batch(configuration: Mapping[str, Any]) -> int | None:
+    """Return the number of sequences in a step; a run of a sweep has one device."""
+    size = configuration.get("data", {}).get("init_args", {}).get("batch_size")
+    return size and size * _trainer(configuration).get("accumulate_grad_batches", 1)
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, Mapping):  # another class, such as that of the channel mixer
+        return str(value.get("class_path", dict(value)))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,8 +1,9 @@
-"""Select the learning rate of a cell: the best on validation data, never on the test set.
+"""Select the learning rate of a cell: by the finished seeds, then on validation data, never on the test set.
 
 The paper selects the rate with the best median of 3 seeds. It does not state on which data.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,28 +56,40 @@ class Finished:
 
 @dataclass(frozen=True)
 class Row:
-    """A cell of the table, its finished runs, and the chosen ones among them: one a seed, all with one rate."""
+    """A cell of the table and its runs. The chosen ones are finished ones: one a seed, all with one rate."""
 
     cell: Cell
     finished: Sequence[Finished]
     chosen: Sequence[Finished]
+    unfinished: Sequence[Run] = ()
 
     @property
     def scores(self) -> list[float]:
         return [one.test for one in self.chosen]
 
+    @property
+    def started(self) -> list[Run]:
+        """The runs that were started. Beside the folder of such a run is a log."""
+        return [*(one.run for one in self.finished), *(run for run in self.unfinished if run.beside(".log").is_file())]
+
+    @property
+    def uneven(self) -> bool:
+        """Whether another rate that was started has fewer finished seeds than the selected one."""
+        finished = Counter(one.run.learning_rate for one in self.finished)
+        return any(finished[run.learning_rate] < len(self.chosen) for run in self.started)
+
 
 def make_row(cell: Cell, root: str | Path, measure: Measure = "scaled_accuracy") -> Row:
-    results = ((run, run.result()) for run in cell.runs(root))
+    results = [(run, run.result()) for run in cell.runs(root)]
     finished = [Finished(run, result, measure) for run, result in results if result is not None]
-    return Row(cell, finished, select(finished))
+    return Row(cell, finished, select(finished), [run for run, result in results if result is None])
 
 
 def select(finished: Sequence[Finished]) -> list[Finished]:
-    """Return the runs of a cell with the learning rate whose seeds have the best median validation score.
+    """Return the runs of a cell with the selected learning rate: the one with the most finished seeds.
 
-    A rate with more finished seeds comes before a rate with fewer, whose other seeds diverged or have not run. Of equal
-    medians the better mean wins, then the first rate.
+    The others have seeds that diverged or have not run. Of rates with equally many, the one with the best median
+    validation score is selected. Of equal medians the better mean wins, then the first rate.
     """
     rates: dict[float, list[Finished]] = {}
     for one in finished:

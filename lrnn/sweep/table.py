@@ -34,10 +34,7 @@ def table(
             sequence_accuracy, the share of the sequences whose labels are all right, without the paper's numbers.
     """
     rows = [make_row(cell, run_dir, measure) for cell in read_folder(run_dir)]
-    tasks: dict[str, Any] = {}
-    for row in rows:
-        if row.chosen and row.cell.task not in tasks:
-            tasks[row.cell.task] = _build_task(row)
+    tasks = _build_tasks(rows)
     scored = sorted({length for row in rows for one in row.chosen for length in one.curve})
     if lengths is None:
         longest_test = max((task.test_lengths[1] for task in tasks.values()), default=0)
@@ -49,10 +46,17 @@ def table(
     write_report(rows, tasks, lengths, Path(out or run_dir), console, measure)
 
 
-def _build_task(row: Row) -> L.LightningDataModule:
-    """Build the task with the arguments of the row's runs."""
-    configuration = row.chosen[0].configuration["data"]
-    return instantiate("data", L.LightningDataModule, configuration["class_path"], configuration["init_args"])
+def _build_tasks(rows: Sequence[Row]) -> dict[str, Any]:
+    """Build the task of each row that has finished runs, by the name of the cell. Equal options share a task."""
+    built: dict[str, Any] = {}
+    tasks = {}
+    for row in rows:
+        if row.chosen:
+            data = row.chosen[0].configuration["data"]
+            if (key := repr(data)) not in built:
+                built[key] = instantiate("data", L.LightningDataModule, data["class_path"], data["init_args"])
+            tasks[row.cell.name] = built[key]
+    return tasks
 
 
 def main() -> None:

@@ -15,16 +15,16 @@ from data import SyntheticTask
 from lrnn.evaluate.length_figure import length_figure
 from lrnn.runtime.tabular import markdown, write_csv
 from lrnn.sweep.prefix_report import prefix_lines
-from lrnn.sweep.protocol import differences
 from lrnn.sweep.published import CURRICULUM, PUBLISHED, Published
+from lrnn.sweep.remarks import DIFFERS, UNFINISHED, difference, differing, few_seeds, unfinished
 from lrnn.sweep.select import Measure, Row, median_deviation
 
 COLUMNS = (
     "Seeds: every seed's score, best first. At a length: the median of the seeds on sequences of that length. "
-    "s: mean seconds a run. Rate: the learning rate whose seeds have the best median on validation data."
+    "s: mean seconds a run. Rate: the learning rate with the most finished seeds; of several, the one whose "
+    "seeds have the best median on validation data."
 )
-DIFFERS = "What differs from the paper's protocol:"
-SEEDS = 3  # that the paper has of each cell
+UNEVEN = "*: another rate has fewer finished seeds."
 EXPLANATIONS: dict[Measure, str] = {
     "scaled_accuracy": (
         "Scaled accuracy, (accuracy - chance) / (1 - chance), on the test set. Paper and ours: the best seed and the "
@@ -59,11 +59,11 @@ def write_report(
     console: Console,
     measure: Measure = "scaled_accuracy",
 ) -> None:
-    """Print the table; write table.md, table.csv, runs.csv and a picture of each task.
+    """Write table.md, table.csv, runs.csv and a picture of each task; then print the table.
 
     Args:
         rows: Rows of the table, for all tasks.
-        tasks: Tasks on which any run is finished, by name.
+        tasks: Tasks of the rows that have finished runs, by name of the cell.
         lengths: Sequence lengths that have a column of their own.
         folder: Folder to write to.
         console: Console to print to.
@@ -77,78 +77,52 @@ def write_report(
         *("s", "rate", "steps"),
         *(("kept",) if kept else ()),
     )
-    explanation = " ".join([EXPLANATIONS[measure], *([KEPT_EXPLANATION] if kept else [])])
+    uneven = any(row.uneven for row in rows)
+    explanation = " ".join(
+        [EXPLANATIONS[measure], *([UNEVEN] if uneven else []), *([KEPT_EXPLANATION] if kept else [])]
+    )
     # the paper has no sequence accuracies of these tasks
     shown = [i for i, name in enumerate(header) if measure == "scaled_accuracy" or name not in ("paper", "difference")]
     header = tuple(header[i] for i in shown)
     lines = [explanation]
+    said: list[Table | str] = []  # printed when the files are written, since the reader may be `head`
     for name in dict.fromkeys(row.cell.task for row in rows):
         its_rows = [row for row in rows if row.cell.task == name]
         every = [_texts(_values(row, lengths), row, lengths) for row in its_rows]
         texts = [tuple(of_row[i] for i in shown) for of_row in every]
-        caption = _describe(tasks[name], measure) if name in tasks else "No run is finished."
+        its_tasks = {row.cell.model: tasks[row.cell.name] for row in its_rows if row.cell.name in tasks}
+        caption = _caption(its_tasks, measure)
         if name in CURRICULUM:
             caption += " The paper here is that of Mamba-3 (Appendix D), whose stages are unknown."
-        console.print(_printed(name, caption, header, texts))
-        differing = _differing(its_rows) if measure == "scaled_accuracy" else []
-        if differing:
-            console.print(DIFFERS, *differing, sep="\n", markup=False, soft_wrap=True)
+        said.append(_printed(name, caption, header, texts))
         lines += ["", f"## {name}", "", caption, "", *markdown(header, texts)]
-        if differing:
-            lines += ["", DIFFERS, "", *(f"- {line}" for line in differing)]
-        if name in tasks:
+        differs = differing(its_rows) if measure == "scaled_accuracy" else []
+        for heading, remarks in ((DIFFERS, differs), (UNFINISHED, unfinished(its_rows))):
+            if remarks:
+                said.append("\n".join([heading, *remarks]))
+                lines += ["", heading, "", *(f"- {line}" for line in remarks)]
+        if its_tasks:
+            train_length = max(task.train_lengths[1] for task in its_tasks.values())
             picture = f"{its_rows[0].cell.folder.parent}.png"  # the name of a task may have any character
-            _figure(name, its_rows, tasks[name], measure).savefig(folder / picture, dpi=150)
+            _figure(name, its_rows, train_length, measure).savefig(folder / picture, dpi=150)
             lines += ["", f"![{_words(measure).capitalize()} against sequence length]({picture})"]
-            lines += prefix_lines(name, its_rows, tasks[name].train_lengths[1], folder)
-    missing = _missing(rows) if measure == "scaled_accuracy" else ""
-    lines += ["", "## Not run", "", missing] if missing else []
+            lines += prefix_lines(name, its_rows, train_length, folder)
+    if measure == "scaled_accuracy" and (few := few_seeds(rows)):
+        said.append(few)
+        lines += ["", "## Not run", "", few]
     lines += ["", "## Commands", "", "Each command trains the best seed of a row again.", "", "```sh"]
     best = [max(row.chosen, key=lambda one: one.test) for row in rows if row.chosen]
     lines += [*(one.run.command() for one in best), "```"]
     (folder / "table.md").write_text("\n".join(lines) + "\n")
     write_csv(folder / "table.csv", [_values(row, lengths) for row in rows])
     write_csv(folder / "runs.csv", [values for row in rows for values in _runs(row)])
-    if missing:
-        console.print(missing, markup=False, soft_wrap=True)
+    for part in said:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
     console.print(f"{explanation}\nwritten to {folder}: table.md, table.csv, runs.csv, a picture of each task")
 
 
-def _differing(rows: Sequence[Row]) -> list[str]:
-    """Say for the rows that the paper has too what differs from its protocol; models that differ alike share a line."""
-    models: dict[str, list[str]] = {}
-    for row in rows:
-        if text := _difference(row):
-            models.setdefault(text, []).append(row.cell.model)
-    return [f"{', '.join(names)}: {text}" for text, names in models.items()]
-
-
-def _difference(row: Row) -> str:
-    if not row.chosen or not _of_paper(row):
-        return ""
-    rates = [one.run.learning_rate for one in row.finished]
-    return "; ".join(differences(row.cell.model, row.cell.task, row.chosen[0].configuration, rates))
-
-
-def _of_paper(row: Row) -> bool:
-    """Whether the paper's Table 3 or Table 5 has this cell."""
-    return row.cell.task not in CURRICULUM and row.cell.model in PUBLISHED.get(row.cell.task, {})
-
-
-def _missing(rows: Sequence[Row]) -> str:
-    """Say which of the paper's cells in this sweep have fewer than three seeds; empty if none has."""
-    of_paper = [row for row in rows if _of_paper(row)]
-    few = [f"{row.cell.name} ({len(row.chosen)})" for row in of_paper if len(row.chosen) < SEEDS]
-    if not few:
-        return ""
-    enough = (
-        f"{len(of_paper) - len(few)} of this sweep's {len(of_paper)} cells of the paper have {SEEDS} seeds or more."
-    )
-    return f"{enough} Others, with their number of seeds: {', '.join(few)}."
-
-
 def _printed(name: str, caption: str, header: Sequence[str], texts: Sequence[Sequence[str]]) -> Table:
-    printed = Table(title=escape(name), caption=caption, box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    printed = Table(title=escape(name), caption=escape(caption), box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in header:
         printed.add_column(heading, no_wrap=heading != "seeds", min_width=6 if heading == "seeds" else None)
     for cells in texts:
@@ -160,9 +134,9 @@ def _words(measure: Measure) -> str:
     return measure.replace("_", " ")
 
 
-def _figure(name: str, rows: Sequence[Row], task: Task, measure: Measure) -> Figure:
+def _figure(name: str, rows: Sequence[Row], train_length: int, measure: Measure) -> Figure:
     curves = {row.cell.model: [one.curve for one in row.chosen] for row in rows if row.chosen}
-    figure = length_figure(curves, task.train_lengths[1], _words(measure))
+    figure = length_figure(curves, train_length, _words(measure))
     figure.axes[0].set_title(name)
     return figure
 
@@ -189,7 +163,7 @@ def _values(row: Row, lengths: Sequence[int]) -> dict[str, Any]:
         "seconds": _of(mean, seconds),
         "rate": chosen[0].run.learning_rate if chosen else None,
         "steps": chosen[0].configuration["trainer"]["max_steps"] if chosen else None,
-        "differs": _difference(row),
+        "differs": difference(row),
         "kept_best": _of(max, kept),
         "kept_median": _of(median, kept),
     }
@@ -211,7 +185,7 @@ def _texts(values: Mapping[str, Any], row: Row, lengths: Sequence[int]) -> tuple
         f"{scores} ({len(row.chosen)} of {len(row.cell.seeds)})".strip() if missing else scores,
         *(_text(values[f"at_{length}"], ".3f") for length in lengths),
         _text(values["seconds"], ",.0f"),
-        _text(values["rate"], "g"),
+        _text(values["rate"], "g") + "*" * row.uneven,
         _text(values["steps"], ","),
         _pair(values["kept_best"], values["kept_median"]),
     )
@@ -226,8 +200,11 @@ def _text(value: float | None, style: str) -> str:
 
 
 def _runs(row: Row) -> list[dict[str, Any]]:
-    """Return every finished run of a cell, also those with other rates than the selected one, by column of runs.csv."""
-    return [
+    """Return every run of a cell that was started, also with other rates than the selected one, by column of runs.csv.
+
+    A run without a result has no scores.
+    """
+    finished = [
         {
             "task": row.cell.task,
             "model": row.cell.model,
@@ -242,6 +219,23 @@ def _runs(row: Row) -> list[dict[str, Any]]:
         }
         for one in row.finished
     ]
+    others = [
+        {"task": row.cell.task, "model": row.cell.model, "rate": run.learning_rate, "seed": run.seed, "selected": False}
+        for run in row.unfinished
+        if run in row.started
+    ]
+    return finished + others
+
+
+def _caption(tasks: Mapping[str, Task], measure: Measure) -> str:
+    """Describe the task of some models. Models whose runs had other lengths or samples have a caption of their own."""
+    models: dict[str, list[str]] = {}
+    described = {task: _describe(task, measure) for task in tasks.values()}  # counting constant answers takes time
+    for model, task in tasks.items():
+        models.setdefault(described[task], []).append(model)
+    if len(models) < 2:
+        return next(iter(models), "No run is finished.")
+    return "\n\n".join(f"{', '.join(names)}: {text}" for text, names in models.items())
 
 
 def _describe(task: Task, measure: Measure) -> str:

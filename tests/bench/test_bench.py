@@ -1,10 +1,11 @@
 import json
+import sys
 
 import pytest
 import torch
 
 from lrnn.bench import cpu
-from lrnn.bench.__main__ import bench
+from lrnn.bench.__main__ import bench, main
 from lrnn.bench.row import Row
 
 
@@ -12,6 +13,12 @@ def test_a_ratio_above_1_means_that_ours_is_better():
     assert Row("time", 2.0, 6.0, "ms").ratio == 3
     assert Row("rate", 6.0, 2.0, "tokens/s").ratio == 3
     assert Row("alone", 1.0, None, "GB/s").ratio is None
+
+
+def test_an_unknown_part_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bench", "--part=foo"])
+    with pytest.raises(SystemExit, match=r"error: part: must be one of all, kernels, .*, got foo$"):
+        main()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there it measures kernels")

@@ -123,7 +123,8 @@ def test_bad_input_is_named():
         ({}, "checkpoint: must name a checkpoint, or --write a folder for the documents"),
         ({"write": "x", "families": ["chess"]}, r"families: must be different ones of .*, got \['chess'\]"),
         ({"write": "x", "lengths": [0]}, "lengths: must be at least 1, got 0"),
-        ({"write": "x", "lengths": []}, "lengths: must have at least one number"),
+        ({"write": "x", "lengths": []}, r"lengths: must be different numbers, at least one, got \[\]"),
+        ({"write": "x", "lengths": [2, 2]}, r"lengths: must be different numbers, at least one, got \[2, 2\]"),
         ({"write": "x", "samples": 0}, "samples: must be at least 1, got 0"),
         ({"write": "x", "evaluation_seed": -1}, "evaluation_seed: must lie in"),
     ):

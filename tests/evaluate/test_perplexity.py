@@ -92,7 +92,7 @@ def test_results_are_kept_when_another_text_fails(run, tmp_path, monkeypatch):
     assert json.loads((run / "evaluate/perplexity.json").read_text()) == record
 
 
-def test_checkpoints_that_share_a_folder_have_files_of_their_own(run, tmp_path):
+def test_checkpoints_that_share_a_folder_have_files_of_their_own(run, tmp_path, capsys):
     (tmp_path / "text.txt").write_text("The quick brown fox jumps over the lazy dog. " * 20)
     copy(run / "checkpoints/last.ckpt", run / "checkpoints/best.ckpt")
     copytree(run, tmp_path / "other/run")
@@ -105,6 +105,8 @@ def test_checkpoints_that_share_a_folder_have_files_of_their_own(run, tmp_path):
         assert json.loads((run / "evaluate" / name).read_text())["checkpoint"] == checkpoint
     score([last, other], out=str(tmp_path / "out"))  # of one name
     assert {path.name for path in (tmp_path / "out").glob("*.json")} == {"perplexity_1.json", "perplexity_2.json"}
+    written = (tmp_path / "out" / name for name in ("perplexity_1.json", "perplexity_2.json", "perplexity.png"))
+    assert capsys.readouterr().out.endswith(f"written: {', '.join(map(str, written))}\n")
     assert len(list((tmp_path / "out").glob("*/events*"))) == 2
 
 
@@ -151,6 +153,7 @@ def test_a_data_set_of_the_hub_by_name(monkeypatch):
     ("options", "message"),
     [
         ({"checkpoint": "runs/none"}, "checkpoint: there is no runs/none"),
+        ({"texts": ["/nope.txt"]}, r"texts: must be a file, .*, got /nope\.txt"),
         ({"lengths": []}, "lengths: must name at least one"),
         ({"lengths": [0, 4]}, "lengths: must be at least 1, got 0"),
         ({"sequences": 0}, "sequences: must be at least 1, got 0"),

@@ -10,7 +10,8 @@ import yaml
 from data import GroupWordProblem
 from lrnn.evaluate.reflections import Reflections, by_token, reflections_of, summarize
 from lrnn.evaluate.spread import drift, growth_exponent, reference_means, spread_and_separation
-from lrnn.evaluate.states import evaluate_states, recurrent_states
+from lrnn.evaluate.states import _exponent, evaluate_states, recurrent_states
+from lrnn.evaluate.states_report import StatesAtLength
 from lrnn.models import DeltaNet, DeltaProduct, Mamba, TokenMatrices, Transformer
 from lrnn.runtime.errors import ConfigError
 
@@ -44,6 +45,12 @@ def test_growth_exponents():
     lengths = [32, 64, 500]
     assert growth_exponent(lengths, [3e-6 * n**0.5 for n in lengths]) == pytest.approx(0.5)
     assert growth_exponent([32, 64], [0.0, 1.0]) is None
+
+
+def test_the_drift_grows_from_the_training_length_on_until_labels_are_mistaken():
+    drifts = {4: 0.2, 8: 0.01, 32: 0.02, 128: 0.04, 512: 0.5}
+    curve = [StatesAtLength(length, 1.0, drift, 0.0, 0.0, 1.0) for length, drift in drifts.items()]
+    assert _exponent(curve, trained=8) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(

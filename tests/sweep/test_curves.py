@@ -19,6 +19,7 @@ def write_run(folder, scalars):
 def test_curves_of_two_runs(tmp_path):
     first = [("train/loss", 10, 9.0), ("train/loss", 20, 4.0), ("train/loss", 20, 3.5), ("val/perplexity", 20, 33.0)]
     first += [("train/gradient_norm", 10, 2.5), ("train/gradient_norm", 20, 1.0), ("val/accuracy", 20, 0.4)]
+    first += [("speed/tokens_per_second", step, speed) for step, speed in ((10, 2000.0), (15, 9000.0), (20, 1000.0))]
     second = [("train/loss", 30, 2.0), ("train/gradient_norm", 30, float("nan"))]
     curves([write_run(tmp_path / "a", first), write_run(tmp_path / "b", second)], str(tmp_path / "out"))
     with (tmp_path / "out/curves.csv").open() as file:
@@ -27,7 +28,7 @@ def test_curves_of_two_runs(tmp_path):
     assert ("b", "train/loss", "30", "2") in rows
     assert not any("accuracy" in row[1] for row in rows)
     table = (tmp_path / "out/table.md").read_text()
-    assert "| a | 20 | 33.0 | 3.500 | 2.50 | - |" in table
+    assert "| a | 20 | 33.0 | 3.500 | 2.50 | 2,000 |" in table
     assert "| b | 30 | - | 2.000 | not finite | - |" in table
     assert (tmp_path / "out/curves.png").stat().st_size > 10_000
 

@@ -20,6 +20,7 @@ from lrnn.sweep.__main__ import main, sweep
 from lrnn.sweep.attempt import Slot, begin
 from lrnn.sweep.device import Device
 from lrnn.sweep.grid import Block, Cell, claim_folder, make_cells, read_folder
+from lrnn.sweep.protocol import resolve
 from lrnn.sweep.schedule import Schedule
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +167,16 @@ def test_a_run_goes_on_from_a_checkpoint_in_shards(tmp_path):
     assert [line[1] for line in started(tmp_path / "sweep", cell)] == ["True"]
 
 
+def test_a_run_that_starts_again_forgets_the_seconds_before(tmp_path):
+    goes_on, again = runs = make_cell(seeds=(0, 1)).runs(tmp_path / "sweep")
+    goes_on.checkpoint.mkdir(parents=True)
+    again.folder.mkdir(parents=True)
+    for run in runs:
+        run.add_seconds(1000)
+    run_to_the_end(Schedule(runs, [Device(None)]))
+    assert again.seconds() < 1000 <= goes_on.seconds()
+
+
 @pytest.mark.parametrize("ended", ["in training", "idle"])
 def test_a_worker_that_dies_is_replaced(ended, tmp_path):
     arguments = ["--dies=0"] if ended == "in training" else []
@@ -247,6 +258,8 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
     assert json.loads((folder / "grid.json").read_text()) == json.loads(before)
     with pytest.raises(ConfigError, match="exists, but is not the folder of a sweep"):
         claim_folder(tmp_path, [make_cell(argument)])
+    with pytest.raises(ConfigError, match=r"learning_rates: must differ in .* got \[0\.1, 0\.2, 0\.1000000001\]"):
+        claim_folder(folder, [make_cell(argument, rates=(0.1000000001,))])
 
 
 @pytest.mark.parametrize(
@@ -264,6 +277,27 @@ def test_a_folder_of_another_grid_is_refused_and_one_that_grows_is_not(tmp_path)
             {"cells": [Block({"A": "--config=conf/no.yaml"}, {"task": ""})]},
             "A on task names conf/no.yaml, which does not exist",
         ),
+        (
+            {"cells": [Block({"A": "--model.init_args.learning_rate=3"}, {"task": ""})]},
+            r"cells: the sweep sets model\.init_args\.learning_rate by its own option learning_rates, got --model",
+        ),
+        (
+            {"cells": [Block({"A": ""}, {"task": "--run_dir=elsewhere"})]},
+            "cells: the sweep sets run_dir by its own option run_dir, got --run_dir=elsewhere",
+        ),
+        (
+            {"arguments": "--trainer.accelerator=gpu"},
+            r"arguments: the sweep sets trainer\.accelerator by its own option accelerator, got",
+        ),
+        ({"arguments": "--seed_everything=3"}, "arguments: the sweep sets seed_everything by its own option seeds"),
+        (
+            {"arguments": '--model.width="8'},
+            r'arguments: arguments must be written as in a shell, got --model\.width="8 \(No closing quotation\)$',
+        ),
+        (
+            {"learning_rates": [0.00123456, 0.001234561]},
+            r"learning_rates: must differ in their first six digits, got \[0\.00123456, 0\.001234561\]",
+        ),
         ({"only": "B*"}, r"only: no cell and no run matches B\*; cells: A on task; a run: A on task, rate 0.1, seed 0"),
         ({"runs_per_device": 0}, "runs_per_device: must be at least 1, got 0"),
         ({"devices": 0}, "devices: must be at least 1, got 0"),
@@ -274,6 +308,22 @@ def test_bad_input_is_named(options, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         sweep(**{"run_dir": str(tmp_path / "sweep"), **usual, **options})
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_dry_run_prints_what_is_left_to_do_and_writes_nothing(tmp_path, capsys):
+    options = {"run_dir": str(tmp_path / "sweep"), "learning_rates": [0.1], "seeds": [0, 1], "accelerator": "cpu"}
+    sweep(cells=[Block({"A": ""}, {"task": ""})], **options, dry_run=True)
+    assert capsys.readouterr().out.count("python -m lrnn.fit") == 2 and not (tmp_path / "sweep").exists()
+
+    sweep(cells=[Block({"A": ""}, {"task": ""})], **options, devices=1, only="*, seed 0")
+    before = sorted(tmp_path.rglob("*"))
+    capsys.readouterr()
+    sweep(cells=[Block({"A": ""}, {"task": ""})], **options, dry_run=True)
+    [command] = capsys.readouterr().out.splitlines()
+    assert "--seed_everything=1" in command and sorted(tmp_path.rglob("*")) == before
+    with pytest.raises(ConfigError, match="was written by another grid: A on task had other arguments"):
+        sweep(cells=[Block({"A": "--model.width=8"}, {"task": ""})], **options, dry_run=True)
+    assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -304,6 +354,29 @@ def grid_of(path):
     config = yaml.safe_load((ROOT / path).read_text())
     blocks = [Block(**block) for block in config["cells"]]
     return make_cells(blocks, config["learning_rates"], config["seeds"], config.get("arguments", ""))
+
+
+def test_files_come_before_options_and_the_options_of_the_model_come_last():
+    model, task, sweep = "--model.a=1 --config=m", "--task.a=1 --config=t", "--sweep.a=1 --config=s"
+    [cell] = make_cells([Block({"A": model}, {"task": task})], [0.1], [0], sweep)
+    assert cell.arguments == (
+        *("--config=m", "--config=t", "--config=s"),
+        *("--sweep.a=1", "--task.a=1", "--model.a=1"),
+    )
+
+
+def test_group_word_problems_train_as_their_names_say():
+    reflections = {"s3": 2, "s4": 3, "s5_swaps": 1, "a5_2_reflections": 2}
+    cells = grid_of("conf/sweeps/groups.yaml")
+    for cell in cells:
+        model = resolve(cell)["model"]["init_args"]
+        wide = "[-1, 1]" in cell.model
+        assert [*model["eigenvalue_range"]] == [-1 if wide else 0, 1]
+        strength = 1 if cell.task in ("s5_swaps", "s5_generators") else 0.3
+        assert model["state_consistency"] == (strength if "consistency" in cell.model else 0), cell.name
+        if "DeltaProduct" in cell.model:
+            assert model["reflections"] == reflections.get(cell.task, 4), cell.name
+    assert len(cells) == 30
 
 
 @pytest.mark.slow

@@ -21,6 +21,15 @@ SCORES = {  # (rate, seed): (validation, test)
 }  # fmt: skip
 
 
+def write_run(run, task, *, steps=1, score=0.5, at=None, **options):
+    """Write a finished run on a task with these options."""
+    run.folder.mkdir(parents=True)
+    config = {"trainer": {"max_steps": steps}, "data": {"class_path": task, "init_args": options}}
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    result = {"validation_scaled_accuracy": score, "scaled_accuracy": score, "scaled_accuracy_at": at or {}}
+    (run.folder / "length_generalization.json").write_text(json.dumps(result))
+
+
 def finished(scores):
     for run in CELL.runs("nowhere"):
         if pair := scores.get((run.learning_rate, run.seed)):
@@ -81,7 +90,7 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     table(str(tmp_path / "sweep"), str(out))
     text = (out / "table.md").read_text()
     ours = "| DeltaNet [-1, 1] | 0.971/0.826 | 0.400/0.200 | -0.571 | 0.400 0.200 0.100"
-    assert f"{ours} | 0.300 | 20 | 0.001 | 12,000 |" in text
+    assert f"{ours} | 0.300 | 20 | 0.001 | 12,000 |" in text and "*" not in text
     assert "\n- DeltaNet [-1, 1]: 12,000 steps, not 100,000; 2 learning rates, not 4\n" in text
     assert "1 of this sweep's 2 cells of the paper have 3 seeds or more. Others, with their number of seeds: " in text
     assert "Mamba [0, 1] on modular_arithmetic (0)." in text
@@ -123,9 +132,57 @@ def test_table_of_a_sweep_by_hand(tmp_path, capsys):
     run.folder.joinpath("length_generalization.json").unlink()  # of the last seed of the rate that was chosen
     table(str(tmp_path / "sweep"), str(out), lengths=[40])
     header = "| model | paper | ours | difference | seeds | at 40 | s | rate | steps | kept |"
-    assert header in (out / "table.md").read_text()
+    text = (out / "table.md").read_text()
+    assert header in text and "| 0.01* | 12,000 |" in text and "*: another rate has fewer finished seeds." in text
     with pytest.raises(ConfigError, match=r"lengths: no run was scored at \[41\]; .* scored at \[40, 1024\]"):
         table(str(tmp_path / "sweep"), str(out), lengths=[40, 41])
+
+
+def test_medians_are_compared_where_the_best_of_the_paper_is_unknown(tmp_path):
+    task = "modular_arithmetic_brackets_times"
+    cells = [Cell(name, task, (), (1e-2,), (0, 1, 2)) for name in ("DeltaNet [-1, 1]", "Mamba [-1, 1]")]
+    claim_folder(tmp_path, cells)
+    for cell, scores in zip(cells, ((0.1, 0.9, 0.2), (0.1, 0.2)), strict=True):
+        for run, score in zip(cell.runs(tmp_path), scores, strict=False):
+            write_run(run, "data.ModularArithmeticBrackets", score=score, test_samples=10)
+    table(str(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    assert "| DeltaNet [-1, 1] | -/0.129 | 0.900/0.200 | +0.071 |" in text
+    assert f"with their number of seeds: Mamba [-1, 1] on {task} (2)." in text
+
+
+def test_models_with_other_lengths_have_a_caption_of_their_own(tmp_path):
+    cells = [Cell(name, "parity", (), (1e-2,), (0,)) for name in "ABC"]
+    claim_folder(tmp_path, cells)
+    for cell, lengths, batch in zip(cells, ([40, 256], [500, 500], [40, 256]), (1, 1, 2), strict=True):
+        [run] = cell.runs(tmp_path)
+        write_run(run, "data.Parity", test_lengths=lengths, batch_size=batch)
+    table(str(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    for names, lengths in (("A, C", "40 to 256"), ("B", "500")):
+        assert f"\n\n{names}: Trained on lengths 3 to 40, tested on {lengths} (8,192 sequences)." in text
+
+
+RATES = (1e-2, 1e-3, 5e-4, 1e-4)
+
+
+def test_runs_without_a_result_are_named_below_the_table(tmp_path):
+    cells = [Cell(name, "parity", (), (1e-2, 1e30), (0, 1)) for name in ("Mamba [0, 1]", "Mamba [-1, 1]", "sLSTM")]
+    claim_folder(tmp_path, cells)
+    for cell in cells[:2]:
+        first, _, *diverged = cell.runs(tmp_path)
+        write_run(first, "data.Parity", steps=100_000, test_samples=10)
+        for run in diverged:
+            run.beside(".log").touch()
+    table(str(tmp_path))
+    text = (tmp_path / "table.md").read_text()
+    both = "Mamba [0, 1], Mamba [-1, 1]"
+    assert f"\n- {both}: rates 1e+30, not among the paper's; 2 learning rates, not 4\n" in text
+    missing = "rate 0.01, seed 1, not started; rate 1e+30, seeds 0, 1"
+    assert f"\nRuns without a result:\n\n- {both}: {missing}\n- sLSTM: none was started\n" in text
+    with (tmp_path / "runs.csv").open() as file:
+        runs = [(float(run["rate"]), run["seed"], run["test"]) for run in csv.DictReader(file)]
+    assert runs == [(1e-2, "0", "0.5"), (1e30, "0", ""), (1e30, "1", "")] * 2
 
 
 def test_differences_from_the_protocol_of_the_paper():
@@ -133,17 +190,58 @@ def test_differences_from_the_protocol_of_the_paper():
     model = {"init_args": {"layers": 3, "width": 64, "betas": [0.9, 0.95], "weight_decay": 0.1, "adam_eps": 1e-15}}
     trainer = {"max_steps": 100_000, "accumulate_grad_batches": 4}  # steps of 1,024 sequences
     run = {"trainer": trainer, "data": data, "model": model}
-    rates = (1e-2, 1e-3, 5e-4, 1e-4)
-    same = ["a length curriculum", "betas [0.9, 0.95]", "epsilon 1e-15"]
-    assert differences("sLSTM", "modular_arithmetic", run, rates) == same
+    optimizer = ["betas [0.9, 0.95], not [0.9, 0.999]", "adam_eps 1e-15, not 1e-08"]
+    assert differences("sLSTM", "modular_arithmetic", run, RATES) == [*optimizer, "a length curriculum"]
     assert differences("mLSTM", "parity", run, (1e-2, 2e-3)) == [
         "batches of 1,024, not 512",
         "layers 3, not 2",
         "width 64, not 128",
-        *same,
+        *optimizer,
+        "a length curriculum",
         "rates 0.002, not among the paper's",
         "2 learning rates, not 4",
     ]
+
+
+@pytest.mark.parametrize(
+    ("section", "option", "difference"),
+    [
+        ("model", {"conv_size": 0}, "conv_size 0, not 4"),
+        ("model", {"eigenvalue_range": [-1, 1]}, "eigenvalue_range [-1, 1], not [0, 1]"),
+        ("model", {"state_consistency": 0.1}, "state_consistency 0.1, not 0"),  # a default that no file names
+        ("data", {"multiplication": True}, "multiplication true, not false"),
+        ("data", {"test_lengths": [500, 500]}, "test_lengths [500, 500], not [40, 256]"),
+        ("data", {"test_samples": 7, "num_workers": 2}, None),
+        ("trainer", {"gradient_clip_val": None}, "gradient_clip_val null, not 1"),
+        ("trainer", {"devices": 2, "precision": "32-true", "log_every_n_steps": 3}, None),
+        ("schedule", {"warmup": 0.2, "min_lr": 1e-6}, "warmup 0.2, not 0.1"),
+    ],
+)
+def test_every_option_that_matters_is_compared(section, option, difference):
+    run = {section: {"init_args": option} if section in ("model", "data") else option}
+    found = differences("DeltaNet [0, 1]", "modular_arithmetic_brackets", run, RATES)
+    assert found == ([difference] if difference else [])
+
+
+def test_another_class_is_a_difference():
+    run = {"model": {"class_path": "lrnn.models.Mamba", "init_args": {"state_size": 3, "width": 64}}}
+    found = differences("sLSTM", "parity", run, RATES)
+    assert found == ["lrnn.models.Mamba, not lrnn.models.SLSTM", "width 64, not 128"]
+    missing = ["not compared, as conf/sweeps/table3.yaml has no such cell"]
+    assert differences("sLSTM", "even_pairs", run, RATES) == missing
+
+
+def test_the_files_are_written_before_anything_is_printed(tmp_path, monkeypatch):
+    def print_to_nobody(*arguments, **options):
+        raise BrokenPipeError
+
+    cell = Cell("Model", "parity", (), (0.1,), (0,))
+    claim_folder(tmp_path, [cell])
+    write_run(cell.runs(tmp_path)[0], "data.Parity")
+    monkeypatch.setattr("rich.console.Console.print", print_to_nobody)
+    with pytest.raises(BrokenPipeError):
+        table(str(tmp_path))
+    assert {path.name for path in tmp_path.glob("*.*")} >= {"table.md", "table.csv", "runs.csv", "parity.png"}
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path):
@@ -172,11 +270,7 @@ def test_a_task_of_the_users_own_has_a_table(tmp_path, monkeypatch):
     cell = Cell("Model", "mine w/ [/red]", (), (0.1,), (0,))
     claim_folder(tmp_path / "sweep", [cell])
     [run] = cell.runs(tmp_path / "sweep")
-    run.folder.mkdir(parents=True)
-    task = {"class_path": "my_tasks.Mine", "init_args": {"colour": "red"}}
-    (run.folder / "config.yaml").write_text(yaml.safe_dump({"trainer": {"max_steps": 1}, "data": task}))
-    result = {"validation_scaled_accuracy": 0.5, "scaled_accuracy": 0.5, "scaled_accuracy_at": {"6": 0.5, "8": 0.25}}
-    (run.folder / "length_generalization.json").write_text(json.dumps(result))
+    write_run(run, "my_tasks.Mine", at={"6": 0.5, "8": 0.25}, colour="red")
     table(str(tmp_path / "sweep"))
     text = (tmp_path / "sweep/table.md").read_text()
     assert "](mine_w_red.png)" in text and (tmp_path / "sweep/mine_w_red.png").is_file()
