@@ -31,8 +31,8 @@ class LengthGeneralization(L.Callback):
     share of the labels at t that are right, and of the sequences whose labels up to t are all right. Both are logged as
     `label_accuracy/<t>` and `sequence_accuracy/<t>` for some t, drawn for all, and written as `prefixes`.
 
-    If `BestWeights` is among the callbacks, the file holds its step and scores as `best_checkpoint`. If a finished run is
-    trained for longer, the file of step N is kept as `length_generalization_N.json`.
+    If `BestWeights` is among the callbacks, the file holds its step and scores as `best_checkpoint`. If a finished run
+    is trained for longer, the file of step N is kept as `length_generalization_N.json`.
     """
 
     def __init__(

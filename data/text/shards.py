@@ -57,7 +57,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Hash of all fields, including the hashes of the shards. It identifies the tokens, their order and where they are from."""
+        """Hash of all fields, and so of the shards. It identifies the tokens, their order and their source."""
         return sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
