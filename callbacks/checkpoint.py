@@ -138,8 +138,9 @@ class ResumableCheckpoint(Checkpoint):
 
 def _validation_is_due(trainer: L.Trainer) -> bool:
     """Return whether Lightning validates after the batch that has just ended."""
-    loop = trainer.fit_loop
-    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return loop._should_check_val_fx(fetcher)
 
 
 def _validate(trainer: L.Trainer) -> None:
