@@ -19,7 +19,7 @@ from lrnn.evaluate.scoring import PrefixScores, Scores, as_record, score, score_
 from lrnn.evaluate.setting import Precision, choose_device, precision_context, run_config
 from lrnn.evaluate.task import check_lengths, check_vocabulary, load_task
 from lrnn.models.class_path import import_path
-from lrnn.runtime.checkpoint import find_checkpoint, load_model
+from lrnn.runtime.checkpoint import find_checkpoint, load_model, read_metadata
 from lrnn.runtime.errors import check_at_least
 
 LENGTHS = (40, 64, 96, 128, 160, 192, 224, 256, 512, 1024, 4096, 16384)
@@ -78,6 +78,7 @@ def evaluate_lengths(
     _print_table(test_lengths, test, at)
     record = {
         "checkpoint": checkpoint,
+        "step": read_metadata(Path(checkpoint)).get("global_step"),
         "model": import_path(type(model)),
         "task": import_path(type(data)),
         "evaluation_seed": getattr(data, "evaluation_seed", None),

@@ -60,7 +60,8 @@ def test_the_loss_is_the_same_for_any_number_of_processes(kind, start_fit, rando
         values = []
         for ranks in (1, processes):
             run = tmp_path / f"{rows} of {ranks}"
-            options = [*TINY, *data[:-1], f"{data[-1]}={rows}", "--data.batch_size=2", "--model.learning_rate=1e-30"]
+            options = [*TINY, *data[:-1], f"{data[-1]}={rows}", "--data.batch_size=2"]
+            options += ["--model.learning_rate=1e-30", "--schedule.min_lr=0"]
             assert {p.wait() for p in start_ranks(start_fit, ranks, *options, f"--run_dir={run}")} == {0}
             events = EventAccumulator(str(run))
             events.Reload()
