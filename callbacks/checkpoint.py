@@ -54,8 +54,7 @@ class ResumableCheckpoint(Checkpoint):
         self._step = trainer.global_step
         self._trained = True
         self._receive_signals(trainer)
-        if self._validation_due:
-            _validate(trainer)
+        self._validate_if_due(trainer)
 
     def _receive_signals(self, trainer: L.Trainer) -> None:
         """Take the signals from Lightning, whose handlers stop without a checkpoint, or under Slurm start the job anew.
@@ -105,10 +104,20 @@ class ResumableCheckpoint(Checkpoint):
         """End the training of a run that resumed at its last step, for which Lightning calls no hook of training."""
         if self._trained:
             return
-        if self._validation_due:
-            _validate(trainer)
+        self._validate_if_due(trainer)
         for callback in members_of(trainer).callbacks:
             callback.on_train_end(trainer, pl_module)
+
+    def _validate_if_due(self, trainer: L.Trainer) -> None:
+        """Run the validation that Lightning skips where it resumes, after the batch at which it was due."""
+        if not self._validation_due:
+            return
+        self._validation_due = False
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        trainer.validating = True
+        loop.restarting = False
+        loop.run()
+        trainer.training = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._ignore_signals()
@@ -141,12 +150,3 @@ def _validation_is_due(trainer: L.Trainer) -> bool:
     loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
     assert fetcher is not None
     return loop._should_check_val_fx(fetcher)
-
-
-def _validate(trainer: L.Trainer) -> None:
-    """Run the validation that Lightning skips where it resumes, after the batch at which it was due."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    trainer.validating = True
-    loop.restarting = False
-    loop.run()
-    trainer.training = True
