@@ -140,6 +140,9 @@ class Run:
         self.beside(".json").unlink(missing_ok=True)
 
 
+Grid = dict[Path, tuple[Cell, dict[str, Any]]]  # by folder: a cell and its recipe
+
+
 def make_cells(
     blocks: Sequence[Block],
     learning_rates: Sequence[float],
@@ -218,27 +221,36 @@ def claim_folder(root: Path, cells: Sequence[Cell]) -> None:
     Raises:
         ConfigError: if `check_folder` refuses.
     """
-    check_folder(root, cells)
+    ours = _with_recipes(root, cells)
     root.mkdir(parents=True, exist_ok=True)
     with locked(root / "grid.lock"):
-        grid = check_folder(root, cells)
+        grid = _joined(root, ours)
         written = root / "grid.json.new"
-        written.write_text(json.dumps([{**asdict(cell), "recipe": recipe} for cell, recipe in grid], indent=1))
+        written.write_text(json.dumps([{**asdict(cell), "recipe": recipe} for cell, recipe in grid.values()], indent=1))
         os.replace(written, root / "grid.json")
 
 
-def check_folder(root: Path, cells: Sequence[Cell]) -> list[tuple[Cell, dict[str, Any]]]:
-    """Return the cells of the folder and these cells, each with its recipe, and write nothing.
+def check_folder(root: Path, cells: Sequence[Cell]) -> None:
+    """Check that the cells can be added to the folder, and write nothing.
 
     Raises:
         ConfigError: if the folder is not that of a sweep, has one of the cells with other arguments or files, or has a
             run whose folder one of these would share.
     """
-    path = root / "grid.json"
+    _joined(root, _with_recipes(root, cells))
+
+
+def _with_recipes(root: Path, cells: Sequence[Cell]) -> Grid:
+    """Return the cells with their recipes. Refuse a folder that is not that of a sweep, and files that do not exist."""
     names = [path.name for path in root.iterdir()] if root.exists() else []
     if names and not any(name.startswith("grid.") for name in names):
         raise ConfigError(f"run_dir: {root} exists, but is not the folder of a sweep; choose another folder")
-    grid = {cell.folder: (cell, cell.recipe()) for cell in cells}
+    return {cell.folder: (cell, cell.recipe()) for cell in cells}
+
+
+def _joined(root: Path, cells: Grid) -> Grid:
+    """Return the cells of the folder and these cells."""
+    path, grid = root / "grid.json", dict(cells)
     for before, recipe in _read(path) if path.exists() else ():
         cell, ours = grid.get(before.folder, (before, recipe))
         if ours != recipe:
@@ -254,7 +266,7 @@ def check_folder(root: Path, cells: Sequence[Cell]) -> list[tuple[Cell, dict[str
         )
         _check_folders(union)
         grid[before.folder] = union, recipe
-    return list(grid.values())
+    return grid
 
 
 def read_folder(root: str | Path) -> list[Cell]:

@@ -67,7 +67,7 @@ class Row:
     def scores(self) -> list[float]:
         return [one.test for one in self.chosen]
 
-    @property
+    @cached_property
     def started(self) -> list[Run]:
         """The runs that were started. Beside the folder of such a run is a log."""
         return [*(one.run for one in self.finished), *(run for run in self.unfinished if run.beside(".log").is_file())]
