@@ -20,7 +20,7 @@ from lrnn.models.gate_saturation import saturation_of_decay
 from lrnn.models.layers import Linear, ShortConvolution
 from lrnn.models.mixer import Layer, Mixer, MixerState
 from lrnn.models.transitions import DiagonalTransitions
-from lrnn.ops import at_least_float32, range_scale, selective_scan, softplus
+from lrnn.ops import at_least_float32, range_scale, selective_scan, step_sizes
 
 
 class MambaMixer(Mixer):
@@ -81,26 +81,20 @@ class MambaMixer(Mixer):
         u, conv_state = self.conv(u, conv_state)
         r, B, C = self.x_proj(u).split(self.splits, dim=-1)
         A = -torch.exp(at_least_float32(self.A_log))
+        dt = F.linear(r, self.dt_weight)
         if terms is not None:
-            terms["gate_saturation"] = saturation_of_decay(self._dt(r), A, self.gate_saturation)
-        y, h = selective_scan(
-            u, F.linear(r, self.dt_weight), A, B, C, self.D, self.eigenvalue_range, h,
-            dt_bias=self.dt_bias, form=self.form,
-        )  # fmt: skip
+            terms["gate_saturation"] = saturation_of_decay(step_sizes(dt, self.dt_bias), A, self.gate_saturation)
+        y, h = selective_scan(u, dt, A, B, C, self.D, self.eigenvalue_range, h, dt_bias=self.dt_bias, form=self.form)
         return self.out_proj(y * F.silu(z)), (conv_state, h)
 
     def transitions(self, x: Tensor, state: MixerState | None = None) -> DiagonalTransitions:
         """Return the transitions a of T tokens, a group for each number of h, from the arguments of `forward`."""
         u, _ = self.conv(self.in_proj(x).chunk(2, dim=-1)[0], None if state is None else state[0])
         r = self.x_proj(u).split(self.splits, dim=-1)[0]
-        dt = self._dt(r)
+        dt = step_sizes(F.linear(r, self.dt_weight), self.dt_bias)
         s = range_scale(self.eigenvalue_range)
         a = s * torch.exp(dt[..., None] * -torch.exp(at_least_float32(self.A_log))) - (s - 1)
         return DiagonalTransitions(a.flatten(2))
-
-    def _dt(self, r: Tensor) -> Tensor:
-        """Return the step sizes, as `selective_scan` computes them."""
-        return softplus(at_least_float32(F.linear(r, self.dt_weight)) + self.dt_bias).to(r.dtype)
 
     @property
     def recurrent_size(self) -> int:

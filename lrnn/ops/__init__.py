@@ -20,7 +20,7 @@ from lrnn.ops.linear.op import linear
 from lrnn.ops.mlstm.op import mlstm
 from lrnn.ops.norm.op import add_norm, rms_norm
 from lrnn.ops.qkv_convolution.op import qkv_convolution, unit_heads
-from lrnn.ops.selective_scan.op import selective_scan
+from lrnn.ops.selective_scan.op import selective_scan, step_sizes
 from lrnn.ops.short_convolution.op import short_convolution
 from lrnn.ops.slstm.op import slstm
 from lrnn.ops.swiglu.op import swiglu
@@ -48,6 +48,7 @@ __all__ = [
     "short_convolution",
     "slstm",
     "softplus",
+    "step_sizes",
     "swiglu",
     "unit_heads",
 ]

@@ -51,8 +51,8 @@ def selective_scan(
         skip: weights of the inputs in the outputs, (D,).
         eigenvalue_range: (0, 1) or (-1, 1).
         initial_state: (batch, D, N); zeros when absent.
-        dt_bias: (D,); where given, the step sizes are softplus(dt + dt_bias), rounded to the dtype of `dt`. On a GPU
-            this is faster than a softplus of one's own.
+        dt_bias: (D,); where given, the step sizes are `step_sizes(dt, dt_bias)`. On a GPU this is faster than to call
+            that function, since the kernel computes its gradient.
         form: `auto`, `recurrent`, `chunked` or `triton`.
         chunk_size: number of tokens in a chunk of the chunked form; by default 64 on a GPU. A CPU by default takes as
             many as have states that stay in the cache: at most 64 with a gradient, and any number without.
@@ -80,7 +80,7 @@ def selective_scan(
         raise ValueError("selective_scan: the sequence must hold at least one token")
     source = None
     if dt_bias is not None:
-        source, dt = dt, softplus(at_least_float32(dt) + dt_bias).to(dt.dtype)
+        source, dt = dt, step_sizes(dt, dt_bias)
     tensors = [x for x in (u, dt, A, B, C, skip, initial_state) if x is not None]
     chosen = choose_form("selective_scan", form, tensors, kernel=KERNEL)
     if chosen == "triton":
@@ -107,3 +107,8 @@ def selective_scan(
                 chunk_size = default_chunk_size(batch, D, N, u.is_cuda)
             y, h = Chunked.apply(u, dt, A, B, C, h, s, chunk_size)
     return (y.transpose(0, 1) + skipped).to(out_dtype), h.mT
+
+
+def step_sizes(source: Tensor, dt_bias: Tensor) -> Tensor:
+    """Return softplus(source + dt_bias), computed in at least float32, in the shape and the dtype of `source`."""
+    return softplus(at_least_float32(source) + dt_bias).to(source.dtype)
