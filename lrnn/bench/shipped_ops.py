@@ -17,6 +17,8 @@ from lrnn.ops.norm.operators import add_norm_op, rms_norm_op
 from lrnn.ops.qkv_convolution.operators import qkv_convolution_op
 from lrnn.ops.selective_scan.operators import selective_scan_op
 from lrnn.ops.short_convolution.operators import short_convolution_op
+from lrnn.ops.slstm.op import obstacle_of
+from lrnn.ops.slstm.operators import slstm_op
 from lrnn.ops.swiglu.operators import swiglu_op
 
 HEADS = 8  # as in conf/pretrain_340m.yaml; with one head, ptxas allocates other registers
@@ -37,6 +39,7 @@ def shipped_ops(card: Card, dtype: torch.dtype, size: Size) -> Iterator[tuple[st
     if size == "small":
         yield from _delta_rules(card, dtype, [(2, 32)])
         yield from _blocks(dtype, [128])
+        yield from _slstms(card, [(4, 32)])
         return
     yield from _delta_rules(card, dtype, [(2, 32), (40, 32), (320, 32), (2, 64), (128, 64), (2, 128), (128, 128)])
     yield from _blocks(dtype, [128, 1024, 2048])
@@ -47,6 +50,7 @@ def shipped_ops(card: Card, dtype: torch.dtype, size: Size) -> Iterator[tuple[st
                 partial(_scan, dtype, channels, states, s),
             )
         yield f"short_convolution {channels}", partial(_short_convolution, dtype, channels)
+    yield from _slstms(card, [(4, 32), (1, 64)])
 
 
 def _delta_rules(card: Card, dtype: torch.dtype, shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, Op]]:
@@ -63,6 +67,12 @@ def _blocks(dtype: torch.dtype, widths: Sequence[int]) -> Iterator[tuple[str, Op
     for width in widths:
         yield f"add_norm {width}", partial(_norms, dtype, width)
         yield f"swiglu {width}", partial(_swiglu, dtype, width)
+
+
+def _slstms(card: Card, shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, Op]]:
+    for heads, D in shapes:
+        if obstacle_of(D, card) is None:  # else refused
+            yield f"slstm, heads of {D}", partial(_slstm, heads, D)
 
 
 def _leaf(*shape: int) -> Tensor:
@@ -94,6 +104,11 @@ def _qkv_convolution(dtype: torch.dtype, K: int) -> None:
 
 def _short_convolution(dtype: torch.dtype, C: int) -> None:
     _both_ways(short_convolution_op(_leaf(1, 2, C).to(dtype), _leaf(C, 4), _leaf(C)))
+
+
+def _slstm(H: int, D: int) -> None:
+    for start in (None, torch.zeros(4, 1, H, D)):
+        _both_ways(slstm_op(_leaf(1, 2, H, 4, D), _leaf(H, D, 4 * D), start, True)[:1])
 
 
 def _norms(dtype: torch.dtype, D: int) -> None:

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lrnn.ops import delta_product, slstm, swiglu
+from lrnn.ops import delta_product, swiglu
 from lrnn.ops.common import cards
 from lrnn.ops.common import form as forms
 from lrnn.ops.common.cards import CARDS
 from lrnn.ops.common.form import Kernel, choose_form
+from lrnn.ops.slstm.op import obstacle_of
 
 op = importlib.import_module("lrnn.ops.delta_rule.op")
 delta_product_op = importlib.import_module("lrnn.ops.delta_product.op")
@@ -135,14 +136,10 @@ def test_triton_where_it_cannot_run_is_refused(kernel, tensor):
         choose_form("an_op", "triton", [tensor], kernel=kernel)
 
 
-@pytest.mark.parametrize("form", ["chunked", "triton"])
-def test_an_op_with_one_form_says_so_once(caplog, form):
-    x, R = torch.randn(1, 3, 2, 4, 5), torch.randn(2, 5, 20)
-    for _ in range(2):
-        torch.testing.assert_close(slstm(x, R, form=form)[0], slstm(x, R, form="recurrent")[0], rtol=0, atol=0)
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == [f"slstm has one form, recurrent, and runs it although {form} was asked for"]
-    assert forms.forms_in_use == {"slstm": "recurrent"}
+def test_what_the_kernels_of_the_slstm_cannot_take():
+    assert obstacle_of(64, CARDS["H100"]) is None and obstacle_of(32, CARDS["L40S"]) is None
+    assert obstacle_of(65, CARDS["A100"]) == "heads above 64 on this GPU"
+    assert obstacle_of(64, CARDS["L40S"]) == "heads above 32 on this GPU"
 
 
 @pytest.mark.parametrize("form", ["auto", "recurrent", "chunked"])

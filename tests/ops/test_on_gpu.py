@@ -15,6 +15,7 @@ from lrnn.ops import (
     rms_norm,
     selective_scan,
     short_convolution,
+    slstm,
     swiglu,
 )
 from lrnn.ops.common.cards import CARDS, pretend
@@ -71,6 +72,20 @@ def test_delta_rule(T, K, V, beta_is_2, dtype):
     tolerance = TOLERANCE[dtype] if forgets else 3 * TOLERANCE[dtype]
     compare(delta_rule, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", "dS0"), tolerance)
     assert forms_in_use["delta_rule"] in ("triton (short kernels)", "triton (long kernels)")
+
+
+@pytest.mark.parametrize(("B", "T", "H", "D"), [(3, 40, 4, 32), (70, 256, 1, 64), (2, 7, 2, 20)])
+def test_slstm(B, T, H, D):
+    x, R = torch.randn(B, T, H, 4, D), torch.randn(H, D, 4 * D) * D**-0.5
+    state = torch.randn(B, H, D), torch.randn(B, H, D), 1 + torch.randn(B, H, D) ** 2, torch.randn(B, H, D)
+
+    def op(x, R, *state, form):
+        y, (h, c, n, _) = slstm(x, R, state or None, form=form)
+        return y, h, c, n
+
+    compare(op, (x, R, *state), ("y", "h", "c", "n", "dx", "dR", "dh0", "dc0", "dn0", "dm0"), 1e-4)
+    compare(op, (x, R), ("y", "h", "c", "n", "dx", "dR"), 1e-4)
+    assert forms_in_use["slstm"] == "triton"
 
 
 @pytest.mark.parametrize(("T", "K"), [(2, 128), (64, 128), (40, 64)])

@@ -7,8 +7,7 @@
     auto        triton on a GPU, chunked on a CPU; recurrent for a single token
 
 `auto` never takes a slower form in silence. On a GPU, it is an error if the package that holds the kernels is missing;
-if the kernels can't take the input, there is a warning. An op that has one form runs it whatever the user asks for, and
-says so.
+if the kernels can't take the input, there is a warning. An op that lacks one of the forms in PyTorch runs the other.
 `linear` and `head_loss` have no forms: they are matrix products, which PyTorch computes on any device.
 """
 
@@ -79,29 +78,20 @@ def choose_form(
         obstacle = f"its kernels can't take {obstacle}"
     if kernel is None:
         obstacle = "it has no kernels"
-    chosen = _choose(op, form, device, pytorch, kernel, obstacle)
+    chosen = _choose(op, form, device, pytorch, obstacle)
     name, module = kernel if chosen == "triton" and kernel is not None else (chosen, None)
     warning = None
     if form == "auto" and device == "cuda" and obstacle:
         warning = f"{op} runs as {chosen} on a GPU, which is slower than a kernel: {obstacle}"
-    elif form not in ("auto", chosen) and _only(pytorch, kernel):
-        warning = f"{op} has one form, {chosen}, and runs it although {form} was asked for"
     _record(op, name, module, device, dtype, warning)
     return chosen
 
 
-def _only(pytorch: tuple[Choice, ...], kernel: Kernel | None) -> bool:
-    """Return whether the op has one form, so that a user has nothing to choose."""
-    return len(pytorch) == 1 and kernel is None
-
-
-def _choose(
-    op: str, form: Form, device: str, pytorch: tuple[Choice, ...], kernel: Kernel | None, obstacle: str | None
-) -> Choice:
+def _choose(op: str, form: Form, device: str, pytorch: tuple[Choice, ...], obstacle: str | None) -> Choice:
     """Choose the form for more than one token; `obstacle` says why kernels can't run on a GPU, if they can't."""
     if form == "auto":
         return "triton" if device == "cuda" and obstacle is None else pytorch[-1]
-    if form != "triton" or _only(pytorch, kernel):
+    if form != "triton":
         return form if form in pytorch else pytorch[-1]
     if device != "cuda":
         raise ValueError(f"{op}: form triton needs tensors on a GPU, got {device}; {OTHERS}")

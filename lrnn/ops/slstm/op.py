@@ -6,7 +6,8 @@
 
 Glossary, one head: h, c, n and each gate are of size D; R mixes the outputs of a head and depends on no token. Since
 the gates depend on h_{t-1}, the recurrence is not linear: no eigenvalues describe its state transition, and it can't be
-computed in parallel over time. There is one form, `recurrent`, a loop.
+computed in parallel over time. Forms (lrnn/ops/common/form.py): `recurrent`, a loop over tokens, and `triton`, kernels
+that run this loop on the chip, for heads of up to 64 (kernels.py).
 
 Stabiliser: with m_t = max(log sigmoid(f~) + m_{t-1}, i~), c and n are held as multiples of exp(m); then n is at least
 1. The outputs don't depend on m, so no gradient goes through it.
@@ -16,8 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrnn.ops.common.form import Form, choose_form
+from lrnn.ops.common.cards import Card, card_of
+from lrnn.ops.common.form import Form, Kernel, choose_form
 
+KERNEL = Kernel("triton", "lrnn.ops.slstm.operators")
+SHARED_OF_64 = 139_264  # bytes of shared memory that a head of 64 needs (`make kernels`)
 SLSTMState = tuple[Tensor, Tensor, Tensor, Tensor]  # h, c, n, m, all (B, H, D)
 
 
@@ -30,7 +34,7 @@ def slstm(
         x: share of the tokens in i~, f~, z~, o~, in this order, (B, T, H, 4, D).
         R: recurrent weights, (H, D, 4 D).
         initial_state: h, c, n, m; an empty memory when absent.
-        form: any; `recurrent` runs, and a warning says so if another form is named.
+        form: `auto`, `recurrent`, `chunked` (the same code here) or `triton`.
 
     Returns:
         outputs h (B, T, H, D) in the dtype of `x`, and the final state, held in float32 (float64 when the inputs are).
@@ -46,7 +50,14 @@ def slstm(
             raise ValueError(f"slstm: {name} of the initial state must be {(B, H, D)}, got {tuple(tensor.shape)}")
     if T == 0:
         raise ValueError("slstm: the sequence must hold at least one token")
-    choose_form("slstm", form, [x, R], pytorch=("recurrent",))
+    tensors, obstacle = [x, R, *(initial_state or ())], obstacle_of(D, card_of(x.device))
+    if choose_form("slstm", form, tensors, pytorch=("recurrent",), kernel=KERNEL, obstacle=obstacle) == "triton":
+        from lrnn.ops.slstm.operators import slstm_op
+
+        start = None if initial_state is None else torch.stack(initial_state)
+        y, end = slstm_op(x, R, start, torch.is_grad_enabled())[:2]
+        h, c, n, m = end.unbind()
+        return y, (h, c, n, m)
     dtype = torch.promote_types(x.dtype, torch.float32)
     out_dtype, x, R = x.dtype, x.to(dtype).permute(1, 2, 0, 3, 4).flatten(3), R.to(dtype)  # x (T, H, B, 4 D)
     if initial_state is None:
@@ -66,3 +77,11 @@ def slstm(
             outputs.append(h)
     h, c, n, m = (state.transpose(0, 1) for state in (h, c, n, m))
     return torch.stack(outputs).permute(2, 0, 1, 3).to(out_dtype), (h, c, n, m)
+
+
+def obstacle_of(D: int, card: Card) -> str | None:
+    """Return why the kernels can't run heads of D on a card, if they can't: the recurrent weights stay on the chip."""
+    if card.races:
+        return "this GPU before Triton 3.8, which lets warps race on it"
+    largest = 64 if card.shared >= SHARED_OF_64 else 32
+    return f"heads above {largest} on this GPU" if largest < D else None
