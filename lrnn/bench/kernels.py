@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.bench.row import Row, in_turn
-from lrnn.ops import delta_rule, qkv_convolution, swiglu, unit_heads
+from lrnn.ops import delta_rule, qkv_convolution, slstm, swiglu, unit_heads
 from lrnn.ops.common.cards import CARDS, pretend
+from lrnn.ops.common.form import Form
 from lrnn.ops.norm.operators import add_norm_op
 from lrnn.ops.selective_scan.operators import selective_scan_backward, selective_scan_op
 from lrnn.ops.short_convolution.operators import short_convolution_backward, short_convolution_op
@@ -31,6 +32,7 @@ def rows() -> Iterator[Row]:
         yield _delta_rule(*sizes)
         if sizes[1] >= 64:  # where the configurations differ
             yield _delta_rule(*sizes, card="A100")
+    yield _slstm(1024, 40, 4, 32)
     yield _qkv_convolution(6, 2048, 16, 128)
     yield _short_convolution(6, 2048, 6144)
     yield _add_norm(6, 2048, 2048)
@@ -71,7 +73,7 @@ def _selective_scan(batch: int, T: int, D: int, N: int, s: int, bandwidth: float
 
     def both() -> None:
         selective_scan_op(*inputs, None, None, None, s, True)
-        selective_scan_backward(*inputs, starts, dy, None, s, False)
+        selective_scan_backward(*inputs, starts, dy, None, s, True)  # with softplus, as in Mamba
 
     numbers = (3 + 5) * u.numel()  # u, dt, y forward; u, dt, dy, du, ddt backward
     card = torch.cuda.get_device_properties(0)
@@ -101,6 +103,17 @@ def _delta_rule(B: int, T: int, H: int, K: int, card: str | None = None) -> Row:
         times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(best), ROUNDS)
     whose = f"ours as on an {card}" if card else "ours"
     return Row(f"delta rule, {B} x {T}, {H} heads of {K}, bf16: {whose}, flash-linear-attention's {name}", *times, "ms")
+
+
+def _slstm(B: int, T: int, H: int, D: int) -> Row:
+    """Compare with the recurrence in PyTorch, not compiled."""
+    x = torch.randn(B, T, H, 4, D, device="cuda", requires_grad=True)
+    R = (D**-0.5 * torch.randn(H, D, 4 * D, device="cuda")).requires_grad_()
+    dy = torch.randn(B, T, H, D, device="cuda")
+    forms: tuple[Form, ...] = ("triton", "recurrent")
+    ours, loop = (lambda form=form: torch.autograd.grad(slstm(x, R, form=form)[0], (x, R), dy) for form in forms)
+    times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(loop), ROUNDS)
+    return Row(f"sLSTM, {B} x {T}, {H} heads of {D}, float32: ours, PyTorch's recurrence", *times, "ms")
 
 
 def _qkv_convolution(B: int, T: int, H: int, K: int) -> Row:

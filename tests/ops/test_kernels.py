@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import add_norm, delta_rule, qkv_convolution, rms_norm, selective_scan, short_convolution, swiglu
+from lrnn.ops import add_norm, delta_rule, qkv_convolution, rms_norm, selective_scan, short_convolution, slstm, swiglu
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":  # conftest.py sets it on machines without a GPU
@@ -23,6 +23,7 @@ from lrnn.ops.qkv_convolution.operators import qkv_convolution_op
 from lrnn.ops.selective_scan import operators as selective_scan_operators
 from lrnn.ops.selective_scan.operators import selective_scan_op
 from lrnn.ops.short_convolution.operators import short_convolution_op
+from lrnn.ops.slstm.operators import slstm_op
 from lrnn.ops.swiglu.operators import swiglu_op
 
 pytestmark = pytest.mark.slow
@@ -83,7 +84,7 @@ def test_swiglu(T, D):
 
 @pytest.mark.parametrize("s", [1, 2])
 @pytest.mark.parametrize(
-    ("T", "D", "N", "is_long", "programs"),
+    ("T", "D", "N", "few", "programs"),
     [
         pytest.param(70, 17, 5, False, 1, id="two chunks"),
         pytest.param(3, 8, 20, False, 2, id="two launches"),
@@ -92,10 +93,9 @@ def test_swiglu(T, D):
         pytest.param(150, 33, 5, True, 5, id="more items than programs"),
     ],
 )
-def test_selective_scan(T, D, N, is_long, programs, s, monkeypatch):
-    monkeypatch.setattr(selective_scan_operators, "LONG", T if is_long else T + 1)
+def test_selective_scan(T, D, N, few, programs, s, monkeypatch):
     monkeypatch.setattr(selective_scan_operators, "_programs_at_once", lambda *_: programs)
-    monkeypatch.setattr(selective_scan_operators, "_processors", lambda _: 132 if is_long else 0)
+    monkeypatch.setattr(selective_scan_operators, "_processors", lambda _: 132 if few else 0)
     dt = 4 * torch.randn(2, T, D)  # some step sizes are small
     rest = -4 * torch.rand(D, N), torch.randn(2, T, N), torch.randn(2, T, N), torch.randn(D), torch.randn(2, D, N)
 
@@ -111,6 +111,26 @@ def test_selective_scan(T, D, N, is_long, programs, s, monkeypatch):
 
     compare(kernels, specification, (torch.randn(2, T, D), F.softplus(dt), *rest))
     compare(kernels_with_bias, specification, (torch.randn(2, T, D), dt, *(x.detach() for x in rest), torch.randn(D)))
+
+
+@pytest.mark.parametrize(("B", "T", "H", "D"), [(3, 7, 2, 5), (18, 5, 1, 20), (2, 1, 1, 16)])
+def test_slstm(B, T, H, D):
+    """No gradient leaves the final m."""
+    x, R = torch.randn(B, T, H, 4, D), torch.randn(H, D, 4 * D)
+    state = torch.stack([*torch.randn(2, B, H, D), 1 + torch.randn(B, H, D) ** 2, torch.randn(B, H, D)])
+
+    def kernels(x, R, state=None):
+        y, end = slstm_op(x, R, state, True)[:2]
+        return y, end[:3]
+
+    def specification(x, R, state=None):
+        y, end = slstm(x, R, None if state is None else tuple(state), form="recurrent")
+        return y, torch.stack(end[:3])
+
+    compare(kernels, specification, (x, R, state))
+    compare(kernels, specification, (x.detach(), R.detach()))
+    m, want = slstm_op(x, R, state, False)[1][3], slstm(x, R, tuple(state))[1][3]
+    torch.testing.assert_close(m, want)
 
 
 def test_sequences_beyond_32_bits_are_refused():

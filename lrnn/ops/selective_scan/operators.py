@@ -15,7 +15,6 @@ from lrnn.ops.selective_scan.kernels import adjoint_kernel, backward_kernel, for
 
 STATES = 16  # for each launch; with more states, outputs are summed over launches
 CHUNK = 64
-LONG = 256  # tokens
 # Channels of a program (BD), tokens of a group, tokens that are read at once (WALK), registers of a thread: the fastest
 # of those tried on an H100, see the rows "selective scan" of results/bench
 FORWARD = {"BD": 16, "GROUP": 8}
@@ -24,7 +23,6 @@ FEW = 12  # programs on each processor; fewer are few
 ADJOINT = {"BD": 8, "GROUP": 8}
 ADJOINT_COST = 0.18  # time of the adjoint kernel for a chunk, as a share of the backward kernel's
 BACKWARD = {"BD": 16, "GROUP": 2, "WALK": 8, "maxnreg": 128}
-BACKWARD_LONG = {"BD": 16, "GROUP": 4, "WALK": 4, "maxnreg": 128}
 
 
 @torch.library.custom_op("lrnn::selective_scan", mutates_args=())
@@ -105,9 +103,8 @@ def selective_scan_backward(
     types = u.dtype, dt.dtype, A.dtype, B.dtype, C.dtype, skip.dtype
     (batch, T, D), N = u.shape, A.shape[1]
     BN, padded_N = _tiles(N)
-    options = BACKWARD_LONG if T >= LONG else BACKWARD
-    chunks, blocks = cdiv(T, CHUNK), cdiv(D, options["BD"])
-    at_once = _programs_at_once(u.device, options["maxnreg"])
+    chunks, blocks = cdiv(T, CHUNK), cdiv(D, BACKWARD["BD"])
+    at_once = _programs_at_once(u.device)
     part = CHUNK * _chunks_of_part(chunks, batch * blocks, at_once)  # tokens
     parts = cdiv(T, part)
     items = batch * parts * blocks
@@ -125,7 +122,7 @@ def selective_scan_backward(
     ends = buffer(batch, parts, D, padded_N) if parts > 1 else dh_end  # a single part ends where the sequence does
     # shares in 16 bits, where the gradients are: half the bytes, and an error as small as that of rounding the sum
     dB, dC = (u.new_empty(batch, blocks, T, padded_N, dtype=x) for x in types[3:5])
-    scratch = buffer(programs, CHUNK // options["GROUP"], options["BD"], BN)
+    scratch = buffer(programs, CHUNK // BACKWARD["GROUP"], BACKWARD["BD"], BN)
     sizes = {"D": D, "N": padded_N, "S": s, "BN": BN, "num_warps": 1}
     for n0 in range(0, padded_N, BN):
         if parts > 1:
@@ -136,7 +133,7 @@ def selective_scan_backward(
         backward_kernel[(programs,)](
             u, dt, A, B, C, skip, starts, dy, ends, du, ddt, dA, dB, dC, dskip, dbias, dh0, scratch, T,
             part, n0, items, CHUNK=CHUNK, MANY=part > CHUNK, HAS_ENDS=ends is not None, ACCUMULATE=n0 > 0,
-            SOFTPLUS=softplus, **sizes, **options, WHOLE=_whole(u, N, padded_N, options),
+            SOFTPLUS=softplus, **sizes, **BACKWARD, WHOLE=_whole(u, N, padded_N, BACKWARD),
         )  # fmt: skip
     shares = dA.sum((0, 1)), dB.sum(1), dC.sum(1)
     dA, dB, dC = (x[..., :N].to(dtype).contiguous() for x, dtype in zip(shares, types[2:5], strict=True))
@@ -220,9 +217,12 @@ def _chunks_of_part(chunks: int, sequences: int, at_once: int) -> int:
     return min(range(chunks, 0, -1), key=cost)
 
 
-def _programs_at_once(device: torch.device, registers: int) -> int:
-    """Return how many programs of one warp a GPU runs at once. A processor has 4 parts of 16,384 registers."""
-    return 4 * (16384 // (32 * registers)) * _processors(device)
+def _programs_at_once(device: torch.device) -> int:
+    """Return how many programs of the backward kernel a GPU runs at once.
+
+    They have one warp. A processor has 4 parts of 16,384 registers.
+    """
+    return 4 * (16384 // (32 * BACKWARD["maxnreg"])) * _processors(device)
 
 
 def _processors(device: torch.device) -> int:
