@@ -119,14 +119,14 @@ def test_a_gpu_without_kernels_is_warned_about_once(caplog):
     ]
 
 
-def test_a_gate_is_what_the_kernels_of_the_delta_product_cannot_take(monkeypatch, caplog):
+def test_large_heads_with_a_gate_are_what_the_kernels_of_the_delta_product_cannot_take(monkeypatch, caplog):
     def on_a_gpu(op, form, tensors, **options):
         return choose_form(op, form, [on_gpu()], **options)
 
     monkeypatch.setattr(delta_product_op, "choose_form", on_a_gpu)
-    q, k, beta = torch.randn(1, 3, 1, 4), torch.randn(1, 3, 2, 1, 4), torch.rand(1, 3, 2, 1)
+    q, k, beta = torch.randn(1, 3, 1, 65), torch.randn(1, 3, 2, 1, 65), torch.rand(1, 3, 2, 1)
     delta_product(q, k, k, beta, -torch.rand(1, 3, 1))
-    assert caplog.messages[-1].endswith("which is slower than a kernel: its kernels can't take a gate")
+    assert caplog.messages[-1].endswith("its kernels can't take a gate with heads of 65 on this GPU, only up to 64")
     assert forms.forms_in_use["delta_product"] == "chunked"
 
 

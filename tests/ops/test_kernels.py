@@ -9,13 +9,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lrnn.ops import add_norm, delta_rule, qkv_convolution, rms_norm, selective_scan, short_convolution, slstm, swiglu
+from lrnn.ops import (
+    add_norm,
+    delta_product,
+    delta_rule,
+    qkv_convolution,
+    rms_norm,
+    selective_scan,
+    short_convolution,
+    slstm,
+    swiglu,
+)
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") != "1":  # conftest.py sets it on machines without a GPU
     pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
 
 from lrnn.ops.common.cards import CARDS, pretend
+from lrnn.ops.delta_product.op import with_kernels
 from lrnn.ops.delta_rule.operators_long import delta_rule_op as long_delta_rule_op
 from lrnn.ops.delta_rule.operators_short import delta_rule_op as short_delta_rule_op
 from lrnn.ops.norm.operators import add_norm_op, rms_norm_op
@@ -54,6 +65,18 @@ def test_delta_rule(form, T, K, V):
         return short_delta_rule_op(*x) if form == "short" else long_delta_rule_op(*x, True)[:2]
 
     compare(kernels, lambda *x: delta_rule(*x, form="recurrent"), tensors)
+
+
+@pytest.mark.parametrize(("T", "n", "K", "V"), [(19, 1, 20, 16), (21, 2, 16, 8)])
+def test_delta_product_with_a_gate(T, n, K, V):
+    """A gate is exactly 0."""
+    k = F.normalize(torch.randn(1, T, n, 2, K), dim=-1)
+    k[:, 2::3] = k[:, :1]
+    log_gate = -2 * torch.rand(1, T, 2)
+    log_gate[:, T // 2] = -torch.inf
+    q, v, beta = torch.randn(1, T, 2, K), torch.randn(1, T, n, 2, V), 2 * torch.rand(1, T, n, 2)
+    tensors = q, k, v, beta, log_gate, torch.randn(1, 2, K, V)
+    compare(with_kernels, lambda *x: delta_product(*x, form="recurrent"), tensors)
 
 
 def test_delta_rule_in_the_configurations_of_an_a100():

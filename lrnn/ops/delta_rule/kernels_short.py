@@ -6,6 +6,9 @@ heads than the GPU can hold at once, and a kernel for each step of the computati
 inverse of I + A is computed row by row. A product of powers of A would be inaccurate: the powers exceed the precision
 of float32 if keys repeat and beta is near 2, which happens in a state that counts.
 
+With a gate the state decays before each token, S <- g_t S, and the equations are those of lrnn/ops/delta_product/
+chunked.py. Its names: b_t is the sum of the log gates of a chunk up to t, and D_{ts} = exp(b_t - b_s) for s <= t.
+
 The backward pass recomputes the states at the chunk starts, stores them, and goes through the chunks from the end.
 """
 
@@ -28,26 +31,45 @@ def _load_chunk(q, k, v, beta, t, T, H, K, V, C: tl.constexpr, BK: tl.constexpr,
 
 
 @triton.jit
-def _solve(k, v, beta, S, C: tl.constexpr, PRECISION: tl.constexpr):
-    """Return X = (I + A)^-1 diag(beta) E, and for its gradient (I + A)^-1, K K^T and E = V - K S."""
+def _decays(log_gate, t, T, H, C: tl.constexpr):
+    """Return exp(b) and exp(b_C - b), (C, 1), D (C, C), and exp(b_C) of one head; gates are 1 past the end.
+
+    Each difference of two b is a sum of its own, so that a gate of 0 gives no NaN.
+    """
+    row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+    down = tl.load(log_gate + (t + row) * H, t + row < T, 0.0).to(tl.float32)
+    across = tl.load(log_gate + (t + column) * H, t + column < T, 0.0).to(tl.float32)
+    between = tl.cumsum(tl.where(row > column, down, 0.0), 0)
+    D = tl.where(row >= column, tl.exp(between), 0.0)
+    to_end = tl.sum(tl.where(column > row, across, 0.0), 1)[:, None]
+    return tl.exp(tl.cumsum(down, 0)), tl.exp(to_end), D, tl.exp(tl.sum(across))
+
+
+@triton.jit
+def _solve(k, v, beta, S, decay, D, C: tl.constexpr, HAS_GATE: tl.constexpr, PRECISION: tl.constexpr):
+    """Return X = (I + A)^-1 diag(beta) E, and for its gradient (I + A)^-1, D K K^T and E = V - exp(b) K S."""
     row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
     kk = tl.dot(k, tl.trans(k), input_precision=PRECISION)
+    if HAS_GATE:
+        kk *= D
     inverse = tl.where(row > column, -beta * kk, 0.0)
     for i in range(2, C):  # row i of the inverse, without the diagonal, from the rows above
         r = tl.sum(tl.where(row == i, inverse, 0.0), 0)
         r += tl.sum(r[:, None] * inverse, 0)
         inverse = tl.where(row == i, r[None, :], inverse)
     inverse += tl.where(row == column, 1.0, 0.0)
-    error = v - tl.dot(k, S, input_precision=PRECISION)
+    kS = tl.dot(k, S, input_precision=PRECISION)
+    error = v - (decay * kS if HAS_GATE else kS)
     return tl.dot(inverse, beta * error, input_precision=PRECISION), inverse, kk, error
 
 
 @triton.jit(do_not_specialize=["T"])
 def forward_kernel(
-    q, k, v, beta, S0, o, S_end, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
-    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr, HAS_S0: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, v, beta, log_gate, S0, o, S_end, T, H: tl.constexpr, K: tl.constexpr, V: tl.constexpr,
+    C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    HAS_GATE: tl.constexpr, HAS_S0: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Shapes: q, k (B, T, H, K); v, o (B, T, H, V); beta (B, T, H); S0, S_end (B, H, K, V)."""
+    """Shapes: q, k (B, T, H, K); v, o (B, T, H, V); beta, log_gate (B, T, H); S0, S_end (B, H, K, V)."""
     head = tl.program_id(0).to(tl.int64)
     first = head // H * T * H + head % H  # token 0 of this head, counted in heads
     q += first * K
@@ -55,6 +77,7 @@ def forward_kernel(
     v += first * V
     o += first * V
     beta += first
+    log_gate += first
     i, j = tl.arange(0, BK)[:, None], tl.arange(0, BV)[None, :]
     tile, tile_in = head * K * V + i * V + j, (i < K) & (j < V)
     row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
@@ -63,20 +86,29 @@ def forward_kernel(
         S = tl.load(S0 + tile, tile_in, 0.0)
     for t in range(0, T, C):
         q_c, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, t, T, H, K, V, C, BK, BV)
-        x, _, _, _ = _solve(k_c, v_c, beta_c, S, C, PRECISION)
+        decay, to_end, D, decay_end = 1.0, 1.0, 1.0, 1.0
+        if HAS_GATE:
+            decay, to_end, D, decay_end = _decays(log_gate, t, T, H, C)
+        x, _, _, _ = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
         qk = tl.where(row >= column, tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION), 0.0)
+        if HAS_GATE:
+            qk *= D
+            q_c *= decay
+            k_c *= to_end
         o_c = tl.dot(q_c, S, input_precision=PRECISION)
         o_c = tl.dot(qk, x, o_c, input_precision=PRECISION)
         tl.store(o + (t + row) * H * V + j, o_c, (t + row < T) & (j < V))
+        if HAS_GATE:
+            S *= decay_end
         S = tl.dot(tl.trans(k_c), x, S, input_precision=PRECISION)
     tl.store(S_end + tile, S, tile_in)
 
 
 @triton.jit(do_not_specialize=["T"])
 def backward_kernel(
-    q, k, v, beta, S0, do, dS_end, dq, dk, dv, dbeta, dS0, starts, T, H: tl.constexpr, K: tl.constexpr,
-    V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
-    HAS_S0: tl.constexpr, HAS_DS: tl.constexpr, PRECISION: tl.constexpr,
+    q, k, v, beta, log_gate, S0, do, dS_end, dq, dk, dv, dbeta, dlog_gate, dS0, starts, T, H: tl.constexpr,
+    K: tl.constexpr, V: tl.constexpr, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr,
+    HAS_GATE: tl.constexpr, HAS_S0: tl.constexpr, HAS_DS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Shapes: as above; starts (B, H, chunks, K, V) is scratch memory."""
     head = tl.program_id(0).to(tl.int64)
@@ -86,10 +118,12 @@ def backward_kernel(
     v += first * V
     do += first * V
     beta += first
+    log_gate += first
     dq += first * K
     dk += first * K
     dv += first * V
     dbeta += first
+    dlog_gate += first
     chunks = tl.cdiv(T, C)
     i, j = tl.arange(0, BK)[:, None], tl.arange(0, BV)[None, :]
     tile, tile_in = i * V + j, (i < K) & (j < V)
@@ -101,7 +135,13 @@ def backward_kernel(
     for chunk in range(0, chunks):
         tl.store(starts + chunk * K * V + tile, S, tile_in)
         _, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, chunk * C, T, H, K, V, C, BK, BV)
-        x, _, _, _ = _solve(k_c, v_c, beta_c, S, C, PRECISION)
+        decay, to_end, D, decay_end = 1.0, 1.0, 1.0, 1.0
+        if HAS_GATE:
+            decay, to_end, D, decay_end = _decays(log_gate, chunk * C, T, H, C)
+        x, _, _, _ = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
+        if HAS_GATE:
+            k_c *= to_end
+            S *= decay_end
         S = tl.dot(tl.trans(k_c), x, S, input_precision=PRECISION)
     tl.debug_barrier()  # threads read starts that other threads wrote
     dS = tl.zeros((BK, BV), tl.float32)
@@ -113,30 +153,57 @@ def backward_kernel(
         q_c, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, t, T, H, K, V, C, BK, BV)
         in_k, in_v = (t + row < T) & (tl.arange(0, BK)[None, :] < K), (t + row < T) & (j < V)
         do_c = tl.load(do + (t + row) * H * V + j, in_v, 0.0).to(tl.float32)
-        x, inverse, kk, error = _solve(k_c, v_c, beta_c, S, C, PRECISION)
-        # O = Q S + P X with P = tril(Q K^T), and S' = S + K^T X
+        decay, to_end, D, decay_end = 1.0, 1.0, 1.0, 1.0
+        if HAS_GATE:
+            decay, to_end, D, decay_end = _decays(log_gate, t, T, H, C)
+        x, inverse, kk, error = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
+        # O = exp(b) Q S + P X with P = tril(D Q K^T), and S' = exp(b_C) S + (exp(b_C - b) K)^T X
         p = tl.where(row >= column, tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION), 0.0)
-        dx = tl.dot(k_c, dS, input_precision=PRECISION)
+        k_end = k_c
+        if HAS_GATE:
+            p *= D
+            k_end = to_end * k_c
+        dx = tl.dot(k_end, dS, input_precision=PRECISION)
         dx = tl.dot(tl.trans(p), do_c, dx, input_precision=PRECISION)
-        dp = tl.where(row >= column, tl.dot(do_c, tl.trans(x), input_precision=PRECISION), 0.0)
-        dq_c = tl.dot(do_c, tl.trans(S), input_precision=PRECISION)
-        dq_c = tl.dot(dp, k_c, dq_c, input_precision=PRECISION)
-        dk_c = tl.dot(x, tl.trans(dS), input_precision=PRECISION)
-        dk_c = tl.dot(tl.trans(dp), q_c, dk_c, input_precision=PRECISION)
-        # (I + A) X = R with A = tril(diag(beta) K K^T, -1) and R = diag(beta) E
+        # (I + A) X = R with A = tril(diag(beta) D K K^T, -1) and R = diag(beta) E
         dr = tl.dot(tl.trans(inverse), dx, input_precision=PRECISION)
         da = tl.where(row > column, -tl.dot(dr, tl.trans(x), input_precision=PRECISION), 0.0)
         dbeta_c = tl.sum(da * kk, 1) + tl.sum(dr * error, 1)
         dkk = beta_c * da
         de = beta_c * dr
-        dk_c = tl.dot(dkk + tl.trans(dkk), k_c, dk_c, input_precision=PRECISION)
-        dk_c -= tl.dot(de, tl.trans(S), input_precision=PRECISION)
-        dS = tl.dot(tl.trans(q_c), do_c, dS, input_precision=PRECISION)
-        dS -= tl.dot(tl.trans(k_c), de, input_precision=PRECISION)
-        columns = tl.arange(0, BK)[None, :]
-        tl.store(dq + (t + row) * H * K + columns, dq_c, in_k)
-        tl.store(dk + (t + row) * H * K + columns, dk_c, in_k)
+        columns, tokens = tl.arange(0, BK)[None, :], t + tl.arange(0, C)
         tl.store(dv + (t + row) * H * V + j, de, in_v)
-        tokens = t + tl.arange(0, C)
         tl.store(dbeta + tokens * H, dbeta_c, tokens < T)
+        if HAS_GATE:  # each decay gives its value times its gradient to the sums b in its exponent
+            of_D = dkk * kk
+            db = tl.sum(of_D, 1) - tl.sum(of_D, 0)
+            dkk *= D
+            # read again what would otherwise be held in registers
+            k_c = tl.load(k + (t + row) * H * K + columns, in_k, 0.0).to(tl.float32)
+            S = tl.load(starts + chunk * K * V + tile, tile_in, 0.0)
+            q_c = tl.load(q + (t + row) * H * K + columns, in_k, 0.0).to(tl.float32)
+            do_c = tl.load(do + (t + row) * H * V + j, in_v, 0.0).to(tl.float32)
+        dp = tl.where(row >= column, tl.dot(do_c, tl.trans(x), input_precision=PRECISION), 0.0)
+        dq_c = tl.dot(do_c, tl.trans(S), input_precision=PRECISION)
+        dk_c = tl.dot(x, tl.trans(dS), input_precision=PRECISION)
+        q_S, dkS = q_c, de
+        if HAS_GATE:
+            dq_c *= decay
+            dk_c *= to_end
+            q_S, dkS = decay * q_c, decay * de
+            kS = tl.dot(k_c, S, input_precision=PRECISION)
+            of_D, of_end = dp * p, tl.sum(k_c * dk_c, 1)
+            db += tl.sum(of_D, 1) - tl.sum(of_D, 0) + tl.sum(q_c * dq_c, 1) - tl.sum(dkS * kS, 1) - of_end
+            db_end = tl.sum(of_end) + decay_end * tl.sum(dS * S)
+            tl.store(dlog_gate + tokens * H, tl.cumsum(db, 0, reverse=True) + db_end, tokens < T)
+            dp *= D
+            dS *= decay_end
+        dq_c = tl.dot(dp, k_c, dq_c, input_precision=PRECISION)
+        tl.store(dq + (t + row) * H * K + columns, dq_c, in_k)
+        dk_c = tl.dot(tl.trans(dp), q_c, dk_c, input_precision=PRECISION)
+        dk_c = tl.dot(dkk + tl.trans(dkk), k_c, dk_c, input_precision=PRECISION)
+        dk_c -= tl.dot(dkS, tl.trans(S), input_precision=PRECISION)
+        tl.store(dk + (t + row) * H * K + columns, dk_c, in_k)
+        dS = tl.dot(tl.trans(q_S), do_c, dS, input_precision=PRECISION)
+        dS -= tl.dot(tl.trans(k_c), dkS, input_precision=PRECISION)
     tl.store(dS0 + head * K * V + tile, dS, tile_in)
