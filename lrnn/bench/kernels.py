@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.bench.row import Row, in_turn
-from lrnn.ops import delta_rule, qkv_convolution, slstm, swiglu, unit_heads
+from lrnn.ops import delta_product, delta_rule, qkv_convolution, slstm, swiglu, unit_heads
 from lrnn.ops.common.cards import CARDS, pretend
 from lrnn.ops.common.form import Form
 from lrnn.ops.norm.operators import add_norm_op
@@ -32,6 +32,8 @@ def rows() -> Iterator[Row]:
         yield _delta_rule(*sizes)
         if sizes[1] >= 64:  # where the configurations differ
             yield _delta_rule(*sizes, card="A100")
+    yield _gated_delta_rule(1024, 40, 4, 32)
+    yield _gated_delta_rule(16, 2048, 16, 64)
     yield _slstm(1024, 40, 4, 32)
     yield _qkv_convolution(6, 2048, 16, 128)
     yield _short_convolution(6, 2048, 6144)
@@ -103,6 +105,30 @@ def _delta_rule(B: int, T: int, H: int, K: int, card: str | None = None) -> Row:
         times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(best), ROUNDS)
     whose = f"ours as on an {card}" if card else "ours"
     return Row(f"delta rule, {B} x {T}, {H} heads of {K}, bf16: {whose}, flash-linear-attention's {name}", *times, "ms")
+
+
+def _gated_delta_rule(B: int, T: int, H: int, K: int) -> Row:
+    """Compare with flash-linear-attention's chunked kernels."""
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    q, k, v, do = _randn(4, B, T, H, K).unbind()
+    k = F.normalize(k.float(), dim=-1).bfloat16()
+    beta, gate = 2 * torch.rand(B, T, H, device="cuda"), F.logsigmoid(4 + torch.randn(B, T, H, device="cuda"))
+    inputs = [x.clone().requires_grad_() for x in (q, k, v, beta, gate)]
+
+    def ours() -> object:
+        q, k, v, beta, gate = inputs  # one reflection a token
+        return torch.autograd.grad(
+            delta_product(q, k[:, :, None], v[:, :, None], beta[:, :, None], gate)[0], inputs, do
+        )
+
+    def theirs() -> object:
+        q, k, v, beta, gate = inputs
+        return torch.autograd.grad(chunk_gated_delta_rule(q, k, v, gate, beta, scale=1.0)[0], inputs, do)
+
+    times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(theirs), ROUNDS)
+    name = f"delta rule with a gate, {B} x {T}, {H} heads of {K}, bf16: ours, flash-linear-attention's chunk"
+    return Row(name, *times, "ms")
 
 
 def _slstm(B: int, T: int, H: int, D: int) -> Row:
