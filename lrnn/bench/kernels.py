@@ -117,14 +117,14 @@ def _gated_delta_rule(B: int, T: int, H: int, K: int) -> Row:
     inputs = [x.clone().requires_grad_() for x in (q, k, v, beta, gate)]
 
     def ours() -> object:
-        q, k, v, beta, gate = inputs  # one reflection a token
-        return torch.autograd.grad(
-            delta_product(q, k[:, :, None], v[:, :, None], beta[:, :, None], gate)[0], inputs, do
-        )
+        q, k, v, beta, gate = inputs
+        o, _ = delta_product(q, k[:, :, None], v[:, :, None], beta[:, :, None], gate)  # one reflection a token
+        return torch.autograd.grad(o, inputs, do)
 
     def theirs() -> object:
         q, k, v, beta, gate = inputs
-        return torch.autograd.grad(chunk_gated_delta_rule(q, k, v, gate, beta, scale=1.0)[0], inputs, do)
+        o, _ = chunk_gated_delta_rule(q, k, v, gate, beta, scale=1.0)
+        return torch.autograd.grad(o, inputs, do)
 
     times = in_turn(lambda: milliseconds(ours), lambda: milliseconds(theirs), ROUNDS)
     name = f"delta rule with a gate, {B} x {T}, {H} heads of {K}, bf16: ours, flash-linear-attention's chunk"
