@@ -39,7 +39,7 @@ def shipped_ops(card: Card, dtype: torch.dtype, size: Size) -> Iterator[tuple[st
     if size == "small":
         yield from _delta_rules(card, dtype, [(2, 32)])
         yield from _blocks(dtype, [128])
-        yield from _slstms(card, [(4, 32)])
+        yield from _slstms(card, dtype, [(4, 32)])
         return
     yield from _delta_rules(card, dtype, [(2, 32), (40, 32), (320, 32), (2, 64), (128, 64), (2, 128), (128, 128)])
     yield from _blocks(dtype, [128, 1024, 2048])
@@ -50,7 +50,7 @@ def shipped_ops(card: Card, dtype: torch.dtype, size: Size) -> Iterator[tuple[st
                 partial(_scan, dtype, channels, states, s),
             )
         yield f"short_convolution {channels}", partial(_short_convolution, dtype, channels)
-    yield from _slstms(card, [(4, 32), (1, 64)])
+    yield from _slstms(card, dtype, [(4, 32), (1, 64)])
 
 
 def _delta_rules(card: Card, dtype: torch.dtype, shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, Op]]:
@@ -71,10 +71,10 @@ def _blocks(dtype: torch.dtype, widths: Sequence[int]) -> Iterator[tuple[str, Op
         yield f"swiglu {width}", partial(_swiglu, dtype, width)
 
 
-def _slstms(card: Card, shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, Op]]:
+def _slstms(card: Card, dtype: torch.dtype, shapes: Sequence[tuple[int, int]]) -> Iterator[tuple[str, Op]]:
     for heads, D in shapes:
         if obstacle_of(D, card) is None:  # else refused
-            yield f"slstm, heads of {D}", partial(_slstm, heads, D)
+            yield f"slstm, heads of {D}", partial(_slstm, dtype, heads, D)
 
 
 def _leaf(*shape: int) -> Tensor:
@@ -101,9 +101,10 @@ def _delta_rule(dtype: torch.dtype, T: int, K: int, long: bool) -> None:
 
 
 def _gated_delta_rule(dtype: torch.dtype, T: int, K: int) -> None:
-    q, k, v = (_leaf(1, T, HEADS, K).to(dtype) for _ in range(3))
-    beta, log_gate = torch.rand(1, T, HEADS, requires_grad=True), _leaf(1, T, HEADS)
-    _both_ways(short_op(q, k, v, beta, torch.zeros(1, HEADS, K, K), log_gate)[:1])
+    for state in (None, torch.zeros(1, HEADS, K, K)):
+        q, k, v = (_leaf(1, T, HEADS, K).to(dtype) for _ in range(3))
+        beta, log_gate = torch.rand(1, T, HEADS, requires_grad=True), _leaf(1, T, HEADS)
+        _both_ways(short_op(q, k, v, beta, state, log_gate)[:1])
 
 
 def _qkv_convolution(dtype: torch.dtype, K: int) -> None:
@@ -114,9 +115,9 @@ def _short_convolution(dtype: torch.dtype, C: int) -> None:
     _both_ways(short_convolution_op(_leaf(1, 2, C).to(dtype), _leaf(C, 4), _leaf(C)))
 
 
-def _slstm(H: int, D: int) -> None:
+def _slstm(dtype: torch.dtype, H: int, D: int) -> None:
     for start in (None, torch.zeros(4, 1, H, D)):
-        _both_ways(slstm_op(_leaf(1, 2, H, 4, D), _leaf(H, D, 4 * D), start, True)[:1])
+        _both_ways(slstm_op(_leaf(1, 2, H, 4, D).to(dtype), _leaf(H, D, 4 * D), start, True)[:1])
 
 
 def _norms(dtype: torch.dtype, D: int) -> None:

@@ -13,6 +13,7 @@ from lrnn.ops.common import cards
 from lrnn.ops.common import form as forms
 from lrnn.ops.common.cards import CARDS
 from lrnn.ops.common.form import Kernel, choose_form
+from lrnn.ops.delta_rule.configurations import largest_gated_head
 from lrnn.ops.slstm.op import obstacle_of
 
 op = importlib.import_module("lrnn.ops.delta_rule.op")
@@ -136,10 +137,16 @@ def test_triton_where_it_cannot_run_is_refused(kernel, tensor):
         choose_form("an_op", "triton", [tensor], kernel=kernel)
 
 
-def test_what_the_kernels_of_the_slstm_cannot_take():
+def test_what_the_kernels_of_the_slstm_cannot_take(monkeypatch):
     assert obstacle_of(64, CARDS["H100"]) is None and obstacle_of(32, CARDS["L40S"]) is None
     assert obstacle_of(65, CARDS["A100"]) == "heads above 64 on this GPU"
     assert obstacle_of(64, CARDS["L40S"]) == "heads above 32 on this GPU"
+    monkeypatch.setattr(cards, "triton_version", lambda: (3, 7, 1))
+    assert obstacle_of(32, CARDS["B200"]) == "this GPU before Triton 3.8, which lets warps race on it"
+
+
+def test_the_largest_head_with_a_gate_depends_on_the_card():
+    assert [largest_gated_head(CARDS[name]) for name in ("H100", "A100", "L40S", "B200")] == [64, 32, 32, 32]
 
 
 @pytest.mark.parametrize("form", ["auto", "recurrent", "chunked"])

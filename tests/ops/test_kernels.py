@@ -154,6 +154,9 @@ def test_slstm(B, T, H, D):
     compare(kernels, specification, (x.detach(), R.detach()))
     m, want = slstm_op(x, R, state, False)[1][3], slstm(x, R, tuple(state))[1][3]
     torch.testing.assert_close(m, want)
+    x = x.detach().bfloat16().requires_grad_()
+    got, want = (torch.autograd.grad(y.float().sum(), x)[0] for y in (slstm_op(x, R, None, True)[0], slstm(x, R)[0]))
+    torch.testing.assert_close(got, want, rtol=2e-2, atol=2e-2)
 
 
 def test_sequences_beyond_32_bits_are_refused():

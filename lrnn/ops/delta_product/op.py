@@ -68,7 +68,7 @@ def delta_product(
     kernel, obstacle = choose_kernel(n * T, K, V, v.dtype, card), obstacle_of(v.dtype, K, V, card)
     if log_gate is not None:
         kernel, largest = SHORT, largest_gated_head(card)
-        if max(K, V) > largest:
+        if obstacle is None and max(K, V) > largest:
             obstacle = f"a gate with heads of {max(K, V)} on this GPU, only up to {largest}"
     chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle)
     if chosen == "triton":

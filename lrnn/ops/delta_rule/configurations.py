@@ -2,8 +2,8 @@
 
 The numbers of Hopper (compute capability 9.0) are the fastest of those tried on an H100. The numbers of other cards
 come from the compiler (`make kernels`): with them a kernel fits into 99 KB of shared memory, and a thread spills at
-most 400 bytes of registers to memory. On these cards a thread would get 32 registers for products of 64 columns, and
-spill 12 KB.
+most 400 bytes of registers to memory, or 730 with a gate. On these cards a thread would get 32 registers for products
+of 64 columns, and spill 12 KB.
 """
 
 import torch
@@ -71,7 +71,8 @@ def largest_head(card: Card, dtype: torch.dtype) -> int:
 def largest_gated_head(card: Card) -> int:
     """Return the largest K and V that our kernels take with a gate; PyTorch runs for larger ones.
 
-    With a head of 64, a thread would spill 4 KB of registers on an A100. On an H100 it is 0.2 KB, and 2 KB with 128.
+    With a head of 64, a thread would spill more than 4 KB of registers on an A100. On an H100 it is 0.3 KB, and 2 KB
+    with 128.
     """
     return 64 if card.hopper else 32
 

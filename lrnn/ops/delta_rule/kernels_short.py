@@ -133,7 +133,7 @@ def backward_kernel(
     if HAS_S0:
         S = tl.load(S0 + head * K * V + tile, tile_in, 0.0)
     for chunk in range(0, chunks):
-        tl.store(starts + chunk * K * V + tile, S, tile_in)
+        tl.store(starts + tl.cast(chunk, tl.int64) * K * V + tile, S, tile_in)
         _, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, chunk * C, T, H, K, V, C, BK, BV)
         decay, to_end, D, decay_end = 1.0, 1.0, 1.0, 1.0
         if HAS_GATE:
@@ -149,7 +149,7 @@ def backward_kernel(
         dS = tl.load(dS_end + head * K * V + tile, tile_in, 0.0)
     for chunk in range(chunks - 1, -1, -1):
         t = chunk * C
-        S = tl.load(starts + chunk * K * V + tile, tile_in, 0.0)
+        S = tl.load(starts + tl.cast(chunk, tl.int64) * K * V + tile, tile_in, 0.0)
         q_c, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, t, T, H, K, V, C, BK, BV)
         in_k, in_v = (t + row < T) & (tl.arange(0, BK)[None, :] < K), (t + row < T) & (j < V)
         do_c = tl.load(do + (t + row) * H * V + j, in_v, 0.0).to(tl.float32)
@@ -180,7 +180,7 @@ def backward_kernel(
             dkk *= D
             # read again what would otherwise be held in registers
             k_c = tl.load(k + (t + row) * H * K + columns, in_k, 0.0).to(tl.float32)
-            S = tl.load(starts + chunk * K * V + tile, tile_in, 0.0)
+            S = tl.load(starts + tl.cast(chunk, tl.int64) * K * V + tile, tile_in, 0.0)
             q_c = tl.load(q + (t + row) * H * K + columns, in_k, 0.0).to(tl.float32)
             do_c = tl.load(do + (t + row) * H * V + j, in_v, 0.0).to(tl.float32)
         dp = tl.where(row >= column, tl.dot(do_c, tl.trans(x), input_precision=PRECISION), 0.0)

@@ -125,7 +125,7 @@ def backward_kernel(
         there = inside & (t > 0)
         next_i, next_f, next_z, next_o = _four(gates, D, there)
         _, next_c, next_n, next_m = _four(before, D, there)
-        dy_next = tl.load(dy, there, 0.0)
+        dy_next = tl.load(dy, there, 0.0).to(tl.float32)
         keep, write, _ = _shares(i, f, m)
         tanh, gate = _tanh(z), _sigmoid(o)
         c_after, n_after = keep * c + write * tanh, tl.where(inside, keep * n + write, 1)

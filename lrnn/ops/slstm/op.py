@@ -45,6 +45,8 @@ def slstm(
     if x.ndim != 5 or x.shape[3] != 4 or R.shape != (x.shape[2], x.shape[4], 4 * x.shape[4]):
         raise ValueError(f"slstm: x, R must be (B, T, H, 4, D), (H, D, 4 D); got {tuple(x.shape)}, {tuple(R.shape)}")
     B, T, H, _, D = x.shape
+    if initial_state is not None and len(initial_state) != 4:
+        raise ValueError(f"slstm: the initial state must be h, c, n, m, got {len(initial_state)} tensors")
     for name, tensor in zip("hcnm", initial_state or (), strict=False):
         if tensor.shape != (B, H, D):
             raise ValueError(f"slstm: {name} of the initial state must be {(B, H, D)}, got {tuple(tensor.shape)}")
@@ -57,7 +59,7 @@ def slstm(
         start = None if initial_state is None else torch.stack(initial_state)
         y, end = slstm_op(x, R, start, torch.is_grad_enabled())[:2]
         h, c, n, m = end.unbind()
-        return y, (h, c, n, m)
+        return y, (h, c, n, m.detach())
     dtype = torch.promote_types(x.dtype, torch.float32)
     out_dtype, x, R = x.dtype, x.to(dtype).permute(1, 2, 0, 3, 4).flatten(3), R.to(dtype)  # x (T, H, B, 4 D)
     if initial_state is None:
