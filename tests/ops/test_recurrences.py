@@ -211,6 +211,13 @@ def test_wrong_shapes_are_refused(op):
             op.run(some_tokens, weights, state)
 
 
+@pytest.mark.parametrize("size", [0, -1])
+@pytest.mark.parametrize("op", [op for op in RECURRENCES if op.has_chunks], ids=lambda op: op.name)
+def test_chunks_without_a_token_are_refused(op, size):
+    with pytest.raises(ValueError, match=f"{op.name.split()[0]}: chunk_size must be at least 1, got {size}"):
+        op.run(*op.draw(4), chunk_size=size)
+
+
 @every_recurrence
 def test_an_empty_batch_is_taken(op):
     tokens, weights, state = ([x[:0] if i != 1 else x for x in group] for i, group in enumerate(op.draw(9)))

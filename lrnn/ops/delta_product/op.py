@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.ops.common.cards import card_of
+from lrnn.ops.common.choice import check_chunk_size
 from lrnn.ops.common.form import Form, choose_form
 from lrnn.ops.delta_product.chunked import Chunked
 from lrnn.ops.delta_product.recurrent import recurrent
@@ -59,9 +60,10 @@ def delta_product(
         (float64 when the inputs are).
 
     Raises:
-        ValueError: shapes do not fit together, or T is 0.
+        ValueError: shapes do not fit together, T is 0, or `chunk_size` is below 1.
     """
     _check(q, k, v, beta, log_gate, initial_state)
+    check_chunk_size("delta_product", chunk_size)
     (B, T, n, H, K), V = k.shape, v.shape[-1]
     tensors = [x for x in (v, q, k, beta, log_gate, initial_state) if x is not None]
     card = card_of(v.device)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lrnn.ops.common.cards import Card, card_of
+from lrnn.ops.common.choice import check_chunk_size
 from lrnn.ops.common.form import Form, Kernel, choose_form
 from lrnn.ops.delta_rule.chunked import Chunked, final_state, without_gradient
 from lrnn.ops.delta_rule.configurations import LARGEST_HEAD_OF_FLA, largest_head, most_tokens_of_short
@@ -56,9 +57,10 @@ def delta_rule(
         (float64 when the inputs are).
 
     Raises:
-        ValueError: shapes do not fit together, or T is 0.
+        ValueError: shapes do not fit together, T is 0, or `chunk_size` is below 1.
     """
     _check(q, k, v, beta, initial_state)
+    check_chunk_size("delta_rule", chunk_size)
     (B, T, H, K), V = q.shape, v.shape[-1]
     tensors = [x for x in (v, q, k, beta, initial_state) if x is not None]
     card = card_of(v.device)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrnn.ops.common.choice import check_chunk_size
 from lrnn.ops.common.eigenvalue_range import range_scale
 from lrnn.ops.common.form import Form, choose_form
 from lrnn.ops.mlstm.chunked import run_chunk
@@ -57,7 +58,7 @@ def mlstm(
         outputs (B, T, H, V) in the dtype of `v`, and the final state, held in float32 (float64 when the inputs are).
 
     Raises:
-        ValueError: another range, shapes that do not fit together, or T is 0.
+        ValueError: another range, shapes that do not fit together, T is 0, or `chunk_size` is below 1.
     """
     s = range_scale(eigenvalue_range, "mlstm: eigenvalue_range")
     gates = input_gate.shape == forget_gate.shape == q.shape[:3]
@@ -72,6 +73,7 @@ def mlstm(
             raise ValueError(f"mlstm: {name} of the initial state must be {shape}, got {tuple(x.shape)}")
     if T == 0:
         raise ValueError("mlstm: the sequence must hold at least one token")
+    check_chunk_size("mlstm", chunk_size)
     chosen = choose_form("mlstm", form, [v, q, k, input_gate, forget_gate])
     out_dtype, dtype = v.dtype, torch.promote_types(v.dtype, torch.float32)
     # (B, T, H, ...) -> (B, H, T, ...)

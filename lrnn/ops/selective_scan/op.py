@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lrnn.ops.common.choice import check_chunk_size
 from lrnn.ops.common.eigenvalue_range import range_scale
 from lrnn.ops.common.form import Form, Kernel, choose_form
 from lrnn.ops.common.precision import at_least_float32
@@ -62,7 +63,7 @@ def selective_scan(
         (float64 when the inputs are).
 
     Raises:
-        ValueError: another range, shapes that do not fit together, or T is 0.
+        ValueError: another range, shapes that do not fit together, T is 0, or `chunk_size` is below 1.
     """
     s = range_scale(eigenvalue_range, "selective_scan: eigenvalue_range")
     (batch, T, D), N = u.shape, A.shape[-1]
@@ -78,6 +79,7 @@ def selective_scan(
         raise ValueError(f"selective_scan: dt_bias must be {(D,)}, got {tuple(dt_bias.shape)}")
     if T == 0:
         raise ValueError("selective_scan: the sequence must hold at least one token")
+    check_chunk_size("selective_scan", chunk_size)
     source = None
     if dt_bias is not None:
         source, dt = dt, step_sizes(dt, dt_bias)
