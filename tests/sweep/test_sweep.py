@@ -399,7 +399,8 @@ def test_every_argument_of_a_sweep_is_one_of_fit(path, tmp_path):
             xlstm = cell.model in ("mLSTM", "sLSTM")
             assert cli.config.trainer.gradient_clip_val == (None if xlstm else 1.0)
             model, data = cli.config.model.init_args, cli.config.data
-            assert (model.layers, model.width) == (3, 64 if xlstm or "curriculum" in path else 128)
+            narrow = xlstm or ("curriculum" in path and "width 128" not in cell.model)
+            assert (model.layers, model.width) == (3, 64 if narrow else 128)
             usual = 256 if "sweeps/arithmetic" in path else 1024
             assert data.init_args.batch_size == (512 if cell.model == "mLSTM" else usual)
             assert data.init_args.get("multiplication", False) == cell.task.endswith("times")
