@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lrnn.ops.common.cards import Card
-from lrnn.ops.delta_rule.configurations import largest_gated_head, largest_head
+from lrnn.ops.delta_rule.configurations import largest_head
 from lrnn.ops.delta_rule.op import LONG, SHORT, choose_kernel
 from lrnn.ops.delta_rule.operators_long import delta_rule_op as long_op
 from lrnn.ops.delta_rule.operators_short import delta_rule_op as short_op
@@ -60,7 +60,7 @@ def _delta_rules(card: Card, dtype: torch.dtype, shapes: Sequence[tuple[int, int
         kernel = choose_kernel(T, K, K, dtype, card)
         if kernel in (LONG, SHORT):
             yield f"delta_rule {T} x {K}", partial(_delta_rule, dtype, T, K, kernel == LONG)
-        if largest_gated_head(card) >= K:
+        if choose_kernel(T, K, K, dtype, card, gated=True) == SHORT:
             yield f"delta_rule with a gate, {T} x {K}", partial(_gated_delta_rule, dtype, T, K)
         yield f"qkv_convolution, heads of {K}", partial(_qkv_convolution, dtype, K)
 
@@ -95,7 +95,7 @@ def _delta_rule(dtype: torch.dtype, T: int, K: int, long: bool) -> None:
         if long:
             _both_ways(long_op(q, k, v, beta, state, True)[:1])
         else:
-            _both_ways(short_op(q, k, v, beta, state)[:1])
+            _both_ways(short_op(q, k, v, beta, None, state)[:1])
         if T == 2:
             break
 
@@ -104,7 +104,7 @@ def _gated_delta_rule(dtype: torch.dtype, T: int, K: int) -> None:
     for state in (None, torch.zeros(1, HEADS, K, K)):
         q, k, v = (_leaf(1, T, HEADS, K).to(dtype) for _ in range(3))
         beta, log_gate = torch.rand(1, T, HEADS, requires_grad=True), _leaf(1, T, HEADS)
-        _both_ways(short_op(q, k, v, beta, state, log_gate)[:1])
+        _both_ways(short_op(q, k, v, beta, log_gate, state)[:1])
 
 
 def _qkv_convolution(dtype: torch.dtype, K: int) -> None:

@@ -13,7 +13,6 @@ from lrnn.ops.common import cards
 from lrnn.ops.common import form as forms
 from lrnn.ops.common.cards import CARDS
 from lrnn.ops.common.form import Kernel, choose_form
-from lrnn.ops.delta_rule.configurations import largest_gated_head
 from lrnn.ops.slstm.op import obstacle_of
 
 op = importlib.import_module("lrnn.ops.delta_rule.op")
@@ -122,12 +121,12 @@ def test_a_gpu_without_kernels_is_warned_about_once(caplog):
 
 def test_large_heads_with_a_gate_are_what_the_kernels_of_the_delta_product_cannot_take(monkeypatch, caplog):
     def on_a_gpu(op, form, tensors, **options):
-        return choose_form(op, form, [on_gpu()], **options)
+        return choose_form(op, form, [on_gpu(dtype=tensors[0].dtype)], **options)
 
     monkeypatch.setattr(delta_product_op, "choose_form", on_a_gpu)
     q, k, beta = torch.randn(1, 3, 1, 65), torch.randn(1, 3, 2, 1, 65), torch.rand(1, 3, 2, 1)
     delta_product(q, k, k, beta, -torch.rand(1, 3, 1))
-    assert caplog.messages[-1].endswith("its kernels can't take a gate with heads of 65 on this GPU, only up to 64")
+    assert caplog.messages[-1].endswith("can't take heads of 65 with a gate in torch.float32, only up to 64")
     assert forms.forms_in_use["delta_product"] == "chunked"
 
 
@@ -145,8 +144,21 @@ def test_what_the_kernels_of_the_slstm_cannot_take(monkeypatch):
     assert obstacle_of(32, CARDS["B200"]) == "this GPU before Triton 3.8, which lets warps race on it"
 
 
-def test_the_largest_head_with_a_gate_depends_on_the_card():
-    assert [largest_gated_head(CARDS[name]) for name in ("H100", "A100", "L40S", "B200")] == [64, 32, 32, 32]
+@pytest.mark.parametrize(
+    ("card", "T", "K", "kernel"),
+    [
+        ("H100", 256, 32, op.SHORT),
+        ("H100", 257, 32, op.FLA),  # the long kernels have no gate
+        ("H100", 64, 64, op.SHORT),
+        ("H100", 64, 65, op.FLA),
+        ("A100", 40, 32, op.SHORT),
+        ("A100", 40, 33, op.FLA),
+        ("B200", 2048, 128, op.FLA),
+    ],
+)
+def test_kernels_of_the_delta_rule_with_a_gate(card, T, K, kernel):
+    assert op.choose_kernel(T, K, K, torch.bfloat16, CARDS[card], gated=True) == kernel
+    assert op.choose_kernel(T, 32, 32, torch.float32, CARDS[card], gated=True) == op.SHORT
 
 
 @pytest.mark.parametrize("form", ["auto", "recurrent", "chunked"])

@@ -4,6 +4,7 @@ This tests the logic of the kernels on any machine; test_on_gpu.py tests them on
 """
 
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ if os.environ.get("TRITON_INTERPRET") != "1":  # conftest.py sets it on machines
     pytest.skip("test_on_gpu.py runs the kernels themselves", allow_module_level=True)
 
 from lrnn.ops.common.cards import CARDS, pretend
-from lrnn.ops.delta_product.op import with_kernels
+from lrnn.ops.delta_product.op import with_kernel
+from lrnn.ops.delta_rule.op import SHORT
 from lrnn.ops.delta_rule.operators_long import delta_rule_op as long_delta_rule_op
 from lrnn.ops.delta_rule.operators_short import delta_rule_op as short_delta_rule_op
 from lrnn.ops.norm.operators import add_norm_op, rms_norm_op
@@ -62,7 +64,7 @@ def test_delta_rule(form, T, K, V):
     tensors = q, k, torch.randn(1, T, 2, V), beta, torch.randn(1, 2, K, V)
 
     def kernels(*x):
-        return short_delta_rule_op(*x) if form == "short" else long_delta_rule_op(*x, True)[:2]
+        return short_delta_rule_op(*x[:4], None, x[4]) if form == "short" else long_delta_rule_op(*x, True)[:2]
 
     compare(kernels, lambda *x: delta_rule(*x, form="recurrent"), tensors)
 
@@ -76,7 +78,7 @@ def test_delta_product_with_a_gate(T, n, K, V):
     log_gate[:, T // 2] = -torch.inf
     q, v, beta = torch.randn(1, T, 2, K), torch.randn(1, T, n, 2, V), 2 * torch.rand(1, T, n, 2)
     tensors = q, k, v, beta, log_gate, torch.randn(1, 2, K, V)
-    compare(with_kernels, lambda *x: delta_product(*x, form="recurrent"), tensors)
+    compare(partial(with_kernel, SHORT), lambda *x: delta_product(*x, form="recurrent"), tensors)
 
 
 def test_delta_rule_in_the_configurations_of_an_a100():
@@ -166,7 +168,7 @@ def test_sequences_beyond_32_bits_are_refused():
     for op, inputs in (
         (short_convolution_op, (rows, taps, None)),
         (qkv_convolution_op, (rows, taps[:768], 2)),
-        (short_delta_rule_op, (x, x, x, x[..., 0], None)),
+        (short_delta_rule_op, (x, x, x, x[..., 0], None, None)),
         (long_delta_rule_op, (x, x, x, x[..., 0], None, False)),
     ):
         with pytest.raises(ValueError, match=r"takes up to 2,097,151 tokens of 1,024 numbers at once, got 2,097,152"):

@@ -142,7 +142,7 @@ def test_two_runs_agree_bit_by_bit(op, card):
 
 @pytest.mark.parametrize("gated", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("n", "K"), [(3, 32), (1, 64)])
+@pytest.mark.parametrize(("n", "K"), [(3, 32), (2, 20), (1, 64)])
 def test_delta_product(n, K, dtype, gated):
     B, T, H = 2, 70, 2
     q, v = torch.randn(B, T, H, K).to(dtype), torch.randn(B, T, n, H, K).to(dtype)
@@ -155,8 +155,9 @@ def test_delta_product(n, K, dtype, gated):
         return delta_product(q, k, v, beta, log_gate, state, form=form)
 
     compare(op, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", *(["dgate"] if gated else []), "dS0"), TOLERANCE[dtype])
-    long = K == 64 and dtype == torch.bfloat16 and not gated
-    assert forms_in_use["delta_product"] == f"triton ({'long' if long else 'short'} kernels)"
+    long = K == 64 and dtype == torch.bfloat16
+    kernel = "triton (short kernels)" if not long else "flash-linear-attention" if gated else "triton (long kernels)"
+    assert forms_in_use["delta_product"] == kernel
 
 
 def test_delta_rule_with_large_heads():

@@ -12,8 +12,6 @@ Forms of the same function (lrnn/ops/common/form.py):
 - `recurrent` (recurrent.py) is the specification, one token at a time;
 - `chunked` (chunked.py) works on `chunk_size` tokens with matrix products, with one query for each token;
 - `triton` runs the kernels of the delta rule on n T tokens, whose queries between the reflections of a token are zero.
-  Those for short sequences take a gate, at any length. With a gate and larger heads than theirs, a GPU runs the chunked
-  form.
 """
 
 import torch
@@ -22,11 +20,10 @@ from torch import Tensor
 
 from lrnn.ops.common.cards import card_of
 from lrnn.ops.common.choice import check_chunk_size
-from lrnn.ops.common.form import Form, choose_form
+from lrnn.ops.common.form import Form, Kernel, choose_form
 from lrnn.ops.delta_product.chunked import Chunked
 from lrnn.ops.delta_product.recurrent import recurrent
-from lrnn.ops.delta_rule.configurations import largest_gated_head
-from lrnn.ops.delta_rule.op import SHORT, batch_of_heads, choose_kernel, delta_rule, obstacle_of
+from lrnn.ops.delta_rule.op import batch_of_heads, choose_kernel, obstacle_of, run_kernel
 
 REFLECTIONS = 48  # in a chunk on a CPU: with 1 to 4 a token and heads of 16 to 64, within a tenth of the fastest
 
@@ -66,15 +63,11 @@ def delta_product(
     check_chunk_size("delta_product", chunk_size)
     (B, T, n, H, K), V = k.shape, v.shape[-1]
     tensors = [x for x in (v, q, k, beta, log_gate, initial_state) if x is not None]
-    card = card_of(v.device)
-    kernel, obstacle = choose_kernel(n * T, K, V, v.dtype, card), obstacle_of(v.dtype, K, V, card)
-    if log_gate is not None:
-        kernel, largest = SHORT, largest_gated_head(card)
-        if obstacle is None and max(K, V) > largest:
-            obstacle = f"a gate with heads of {max(K, V)} on this GPU, only up to {largest}"
+    card, gated = card_of(v.device), log_gate is not None
+    kernel, obstacle = choose_kernel(n * T, K, V, v.dtype, card, gated), obstacle_of(v.dtype, K, V, card, gated)
     chosen = choose_form("delta_product", form, tensors, kernel=kernel, obstacle=obstacle)
     if chosen == "triton":
-        return with_kernels(q, k, v, beta, log_gate, initial_state)
+        return with_kernel(kernel, q, k, v, beta, log_gate, initial_state)
     dtype, out_dtype = torch.promote_types(v.dtype, torch.float32), v.dtype
     if initial_state is None:
         initial_state = v.new_zeros(B, H, K, V)
@@ -91,21 +84,16 @@ def delta_product(
     return o.reshape(B, H, T, V).transpose(1, 2).to(out_dtype), state.reshape(B, H, K, V)
 
 
-def with_kernels(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None, state: Tensor | None
+def with_kernel(
+    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Run the kernels of the delta rule, which take a reflection for a token."""
+    """Run a kernel of the delta rule, which takes a reflection for a token."""
     n = k.shape[2]
     q = F.pad(q[:, :, None], (0, 0, 0, 0, n - 1, 0))  # (B, T, n, H, K): zero but for the last reflection
     q, k, v, beta = (x.flatten(1, 2) for x in (q, k, v, beta))
-    if log_gate is None:
-        o, state = delta_rule(q, k, v, beta, state, form="triton")
-    else:
-        from lrnn.ops.delta_rule.operators_short import delta_rule_op
-
-        log_gate = F.pad(log_gate.float()[:, :, None], (0, 0, 0, n - 1)).flatten(1, 2)  # before the first reflection
-        state = None if state is None else state.float()
-        o, state = delta_rule_op(q.to(v.dtype), k.to(v.dtype), v, beta.float(), state, log_gate)
+    if log_gate is not None:
+        log_gate = F.pad(log_gate[:, :, None], (0, 0, 0, n - 1)).flatten(1, 2)  # before the first reflection
+    o, state = run_kernel(kernel, q, k, v, beta, log_gate, state)
     return o[:, n - 1 :: n], state
 
 

@@ -56,25 +56,19 @@ def short_warps(size: int, gated: bool = False) -> int:
     return 4 if size <= 4096 and not gated else 8
 
 
-def largest_head(card: Card, dtype: torch.dtype) -> int:
+def largest_head(card: Card, dtype: torch.dtype, gated: bool = False) -> int:
     """Return the largest K and V that our kernels take; flash-linear-attention's or PyTorch run for larger ones.
 
     On an A100, the short kernels spill 60 KB of registers with float32 heads of 64. With heads of 128 they compile for
     18 minutes, and do not fit into the shared memory of smaller cards. On cards where products of several warps race,
-    the short kernels run with one warp, which holds a head of 32.
+    the short kernels run with one warp, which holds a head of 32. With a gate and a head of 64, a thread would spill
+    more than 4 KB of registers on an A100. On an H100 it is 0.3 KB, and 2 KB with 128.
     """
     if card.races:
         return 32
+    if gated:
+        return 64 if card.hopper else 32
     return 32 if dtype == torch.float32 and not card.hopper else 128
-
-
-def largest_gated_head(card: Card) -> int:
-    """Return the largest K and V that our kernels take with a gate; PyTorch runs for larger ones.
-
-    With a head of 64, a thread would spill more than 4 KB of registers on an A100. On an H100 it is 0.3 KB, and 2 KB
-    with 128.
-    """
-    return 64 if card.hopper else 32
 
 
 def most_tokens_of_short(card: Card, size: int) -> int:

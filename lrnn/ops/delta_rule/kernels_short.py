@@ -31,18 +31,21 @@ def _load_chunk(q, k, v, beta, t, T, H, K, V, C: tl.constexpr, BK: tl.constexpr,
 
 
 @triton.jit
-def _decays(log_gate, t, T, H, C: tl.constexpr):
+def _decays(log_gate, t, T, H, C: tl.constexpr, HAS_GATE: tl.constexpr):
     """Return exp(b) and exp(b_C - b), (C, 1), D (C, C), and exp(b_C) of one head; gates are 1 past the end.
 
     Each difference of two b is a sum of its own, so that a gate of 0 gives no NaN.
     """
-    row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
-    down = tl.load(log_gate + (t + row) * H, t + row < T, 0.0).to(tl.float32)
-    across = tl.load(log_gate + (t + column) * H, t + column < T, 0.0).to(tl.float32)
-    between = tl.cumsum(tl.where(row > column, down, 0.0), 0)
-    D = tl.where(row >= column, tl.exp(between), 0.0)
-    to_end = tl.sum(tl.where(column > row, across, 0.0), 1)[:, None]
-    return tl.exp(tl.cumsum(down, 0)), tl.exp(to_end), D, tl.exp(tl.sum(across))
+    if HAS_GATE:
+        row, column = tl.arange(0, C)[:, None], tl.arange(0, C)[None, :]
+        down = tl.load(log_gate + (t + row) * H, t + row < T, 0.0).to(tl.float32)
+        across = tl.load(log_gate + (t + column) * H, t + column < T, 0.0).to(tl.float32)
+        between = tl.cumsum(tl.where(row > column, down, 0.0), 0)
+        D = tl.where(row >= column, tl.exp(between), 0.0)
+        to_end = tl.sum(tl.where(column > row, across, 0.0), 1)[:, None]
+        return tl.exp(tl.cumsum(down, 0)), tl.exp(to_end), D, tl.exp(tl.sum(across))
+    else:
+        return 1.0, 1.0, 1.0, 1.0
 
 
 @triton.jit
@@ -86,9 +89,7 @@ def forward_kernel(
         S = tl.load(S0 + tile, tile_in, 0.0)
     for t in range(0, T, C):
         q_c, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, t, T, H, K, V, C, BK, BV)
-        decay, to_end, D, decay_end = 1.0, 1.0, 1.0, 1.0
-        if HAS_GATE:
-            decay, to_end, D, decay_end = _decays(log_gate, t, T, H, C)
+        decay, to_end, D, decay_end = _decays(log_gate, t, T, H, C, HAS_GATE)
         x, _, _, _ = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
         qk = tl.where(row >= column, tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION), 0.0)
         if HAS_GATE:
@@ -135,9 +136,7 @@ def backward_kernel(
     for chunk in range(0, chunks):
         tl.store(starts + tl.cast(chunk, tl.int64) * K * V + tile, S, tile_in)
         _, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, chunk * C, T, H, K, V, C, BK, BV)
-        decay, to_end, D, decay_end = 1.0, 1.0, 1.0, 1.0
-        if HAS_GATE:
-            decay, to_end, D, decay_end = _decays(log_gate, chunk * C, T, H, C)
+        decay, to_end, D, decay_end = _decays(log_gate, chunk * C, T, H, C, HAS_GATE)
         x, _, _, _ = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
         if HAS_GATE:
             k_c *= to_end
@@ -153,9 +152,7 @@ def backward_kernel(
         q_c, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, t, T, H, K, V, C, BK, BV)
         in_k, in_v = (t + row < T) & (tl.arange(0, BK)[None, :] < K), (t + row < T) & (j < V)
         do_c = tl.load(do + (t + row) * H * V + j, in_v, 0.0).to(tl.float32)
-        decay, to_end, D, decay_end = 1.0, 1.0, 1.0, 1.0
-        if HAS_GATE:
-            decay, to_end, D, decay_end = _decays(log_gate, t, T, H, C)
+        decay, to_end, D, decay_end = _decays(log_gate, t, T, H, C, HAS_GATE)
         x, inverse, kk, error = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
         # O = exp(b) Q S + P X with P = tril(D Q K^T), and S' = exp(b_C) S + (exp(b_C - b) K)^T X
         p = tl.where(row >= column, tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION), 0.0)

@@ -11,7 +11,8 @@ Forms of the same function (lrnn/ops/common/form.py):
 - `chunked` (chunked.py) works on `chunk_size` tokens with matrix products;
 - `triton` runs one of three sets of kernels on a GPU. `operators_short.py` keeps a head's whole computation on the chip
   and never rounds the state to 16 bits: it runs for short sequences and in float32. `operators_long.py` spreads over
-  the chunks. `operators_fla.py` calls flash-linear-attention's kernels, for heads larger than 128.
+  the chunks. `operators_fla.py` calls flash-linear-attention's kernels, for heads larger than 128, and with a gate
+  where the short kernels do not run.
   configurations.py has what depends on the card.
 """
 
@@ -67,7 +68,7 @@ def delta_rule(
     kernel = choose_kernel(T, K, V, v.dtype, card)
     chosen = choose_form("delta_rule", form, tensors, kernel=kernel, obstacle=obstacle_of(v.dtype, K, V, card))
     if chosen == "triton":
-        return _triton(kernel, q.to(v.dtype), k.to(v.dtype), v, beta.float(), initial_state)
+        return run_kernel(kernel, q, k, v, beta, None, initial_state)
     dtype = torch.promote_types(v.dtype, torch.float32)
     out_dtype = v.dtype
     q, k, v, beta = (batch_of_heads(x.to(dtype)) for x in (q, k, v, beta[..., None]))
@@ -107,14 +108,14 @@ def batch_of_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def choose_kernel(tokens: int, K: int, V: int, dtype: torch.dtype, card: Card) -> Kernel:
-    """Choose the kernels for a number of tokens and for heads of K and V."""
+def choose_kernel(tokens: int, K: int, V: int, dtype: torch.dtype, card: Card, gated: bool = False) -> Kernel:
+    """Choose the kernels for a number of tokens and for heads of K and V. With a gate, the long kernels do not run."""
     size = max(K, V)
-    if size > largest_head(card, dtype):
+    if size > largest_head(card, dtype, gated):
         return FLA
     if dtype == torch.float32 or tokens <= most_tokens_of_short(card, size):
         return SHORT
-    return FLA if card.races else LONG
+    return FLA if card.races or gated else LONG
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None) -> None:
@@ -130,29 +131,31 @@ def _check(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor 
         raise ValueError("delta_rule: the sequence must hold at least one token")
 
 
-def obstacle_of(dtype: torch.dtype, K: int, V: int, card: Card) -> str | None:
+def obstacle_of(dtype: torch.dtype, K: int, V: int, card: Card, gated: bool = False) -> str | None:
     """Return the property of the input or of the card that no kernel can take, or None."""
     if card.capability < (8, 0):
         return "a GPU of compute capability {}.{}, only 8.0 and later".format(*card.capability)
-    largest = largest_head(card, dtype) if dtype == torch.float32 else LARGEST_HEAD_OF_FLA
+    largest = largest_head(card, dtype, gated) if dtype == torch.float32 else LARGEST_HEAD_OF_FLA
     if max(K, V) <= largest:
         return None
     where = "" if card.hopper or dtype != torch.float32 else " on this GPU"
-    return f"heads of {max(K, V)} in {dtype}{where}, only up to {largest}"
+    return f"heads of {max(K, V)}{' with a gate' if gated else ''} in {dtype}{where}, only up to {largest}"
 
 
-def _triton(
-    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, state: Tensor | None
+def run_kernel(
+    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    state = None if state is None else state.float()
+    """Run a kernel in the dtype of `v`; log_gate (B, T, H), if given, is of the decay before each token."""
+    q, k, beta = q.to(v.dtype), k.to(v.dtype), beta.float()
+    log_gate, state = (None if x is None else x.float() for x in (log_gate, state))
     if kernel == FLA:
         from lrnn.ops.delta_rule import operators_fla
 
-        return operators_fla.delta_rule_op(q, k, v, beta, state)[:2]
+        return operators_fla.delta_rule_op(q, k, v, beta, log_gate, state)[:2]
     if kernel == SHORT:
         from lrnn.ops.delta_rule import operators_short
 
-        return operators_short.delta_rule_op(q, k, v, beta, state)
+        return operators_short.delta_rule_op(q, k, v, beta, log_gate, state)
     from lrnn.ops.delta_rule import operators_long
 
     return operators_long.delta_rule_op(q, k, v, beta, state, torch.is_grad_enabled())[:2]

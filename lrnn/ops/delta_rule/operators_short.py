@@ -19,7 +19,7 @@ CHUNK = 16  # tokens: the fewest that the matrix units take
 
 @torch.library.custom_op("lrnn::delta_rule_short", mutates_args=())
 def delta_rule_op(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, log_gate: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return outputs (B, T, H, V) and the final state (B, H, K, V) in float32; q, k, v have one dtype.
 
@@ -39,7 +39,7 @@ def delta_rule_op(
 
 @delta_rule_op.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, initial_state: Tensor | None, log_gate: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, beta: Tensor, log_gate: Tensor | None, initial_state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     B, _, H, K = q.shape
     return v.new_empty(v.shape), v.new_empty(B, H, K, v.shape[-1], dtype=torch.float32)
@@ -51,12 +51,12 @@ def delta_rule_backward(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    initial_state: Tensor | None,
     log_gate: Tensor | None,
+    initial_state: Tensor | None,
     do: Tensor,
     dS_end: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of q, k, v, beta, the initial state, and log_gate; the last is empty without a gate."""
+    """Return the gradients of q, k, v, beta, log_gate (empty without a gate), and the initial state."""
     (B, T, H, K), V = q.shape, v.shape[-1]
     q, k, v, beta, do = (x.contiguous() for x in (q, k, v, beta, do))
     S0, gate, dS_end = (None if x is None else x.contiguous() for x in (initial_state, log_gate, dS_end))
@@ -68,7 +68,7 @@ def delta_rule_backward(
         q, k, v, beta, beta if gate is None else gate, S0, do, dS_end, dq, dk, dv, dbeta, dgate, dS0, starts, T, H=H,
         HAS_S0=S0 is not None, HAS_DS=dS_end is not None, **_tiles(K, V, v.dtype, gate is not None),
     )  # fmt: skip
-    return dq, dk, dv, dbeta, dS0, dgate
+    return dq, dk, dv, dbeta, dgate, dS0
 
 
 @delta_rule_backward.register_fake
@@ -77,8 +77,8 @@ def _(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    initial_state: Tensor | None,
     log_gate: Tensor | None,
+    initial_state: Tensor | None,
     do: Tensor,
     dS_end: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -86,7 +86,7 @@ def _(
     dS0 = v.new_empty(B, H, K, v.shape[-1], dtype=torch.float32)
     dq, dk, dv, dbeta = (x.new_empty(x.shape) for x in (q, k, v, beta))
     dgate = beta.new_empty(0) if log_gate is None else log_gate.new_empty(log_gate.shape)
-    return dq, dk, dv, dbeta, dS0, dgate
+    return dq, dk, dv, dbeta, dgate, dS0
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -95,10 +95,10 @@ def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _backward(ctx: Any, do: Tensor | None, dS_end: Tensor | None) -> tuple[Tensor | None, ...]:
-    q, k, v, beta, S0, log_gate = ctx.saved_tensors
+    q, k, v, beta, log_gate, S0 = ctx.saved_tensors
     do = torch.zeros_like(v) if do is None else do
-    *gradients, dS0, dgate = delta_rule_backward(q, k, v, beta, S0, log_gate, do, dS_end)
-    return *gradients, None if S0 is None else dS0, None if log_gate is None else dgate
+    *gradients, dgate, dS0 = delta_rule_backward(q, k, v, beta, log_gate, S0, do, dS_end)
+    return *gradients, None if log_gate is None else dgate, None if S0 is None else dS0
 
 
 delta_rule_op.register_autograd(_backward, setup_context=_keep)
