@@ -149,7 +149,7 @@ def forward_kernel(
         tl.store(o + rows, o_c, rows_in)
         if KEEP:
             tl.store(G + rows, g_c, rows_in)
-            tl.store(starts + t // C * K * V + tile, S_c, tile_in)
+            tl.store(starts + tl.cast(t // C, tl.int64) * K * V + tile, S_c, tile_in)
         S = tl.dot(tl.trans(k_c), x_c, S)
     tl.store(S_end + head * K * V + tile, S, tile_in)
 
@@ -183,7 +183,7 @@ def adjoint_kernel(
         do_c = _rows(do, t, T, H * V, V - v0, C, BV, WHOLE)
         b_c = _betas(beta, t, T, H, C, WHOLE)[:, None]
         dS_c = dS.to(k_c.dtype)
-        tl.store(ends + chunk * K * V + tile, dS_c, tile_in)
+        tl.store(ends + tl.cast(chunk, tl.int64) * K * V + tile, dS_c, tile_in)
         p_c = tl.where(row <= column, tl.dot(k_c, tl.trans(q_c)), 0.0).to(k_c.dtype)  # transposed
         dx_c = tl.dot(p_c, do_c, tl.dot(k_c, dS_c))
         dr_c = tl.dot(tl.trans(_rows(L, t, T, H * C, C, C, C, WHOLE)), (-b_c * dx_c).to(k_c.dtype), dx_c)
