@@ -147,9 +147,9 @@ def test_what_the_kernels_of_the_slstm_cannot_take(monkeypatch):
 @pytest.mark.parametrize(
     ("card", "T", "K", "kernel"),
     [
-        ("H100", 256, 32, op.SHORT),
-        ("H100", 257, 32, op.FLA),  # the long kernels have no gate
+        ("H100", 2048, 32, op.SHORT),
         ("H100", 64, 64, op.SHORT),
+        ("H100", 65, 64, op.FLA),  # the long kernels have no gate
         ("H100", 64, 65, op.FLA),
         ("A100", 40, 32, op.SHORT),
         ("A100", 40, 33, op.FLA),

@@ -6,6 +6,8 @@ most 400 bytes of registers to memory, or 730 with a gate. On these cards a thre
 of 64 columns, and spill 12 KB.
 """
 
+import sys
+
 import torch
 
 from lrnn.ops.common.cards import Card
@@ -71,8 +73,14 @@ def largest_head(card: Card, dtype: torch.dtype, gated: bool = False) -> int:
     return 32 if dtype == torch.float32 and not card.hopper else 128
 
 
-def most_tokens_of_short(card: Card, size: int) -> int:
-    """Return for how many tokens the short kernels run, in 16 bits; the long ones take any number."""
+def most_tokens_of_short(card: Card, size: int, gated: bool = False) -> int:
+    """Return for how many tokens the short kernels run, in 16 bits; the long ones take any number.
+
+    With a gate, flash-linear-attention's kernels are the other choice. For small heads, each process would tune them
+    for longer than a small model is evaluated.
+    """
+    if size <= 32 and gated:
+        return sys.maxsize
     if size <= 32:
         return SHORT_ON_H100["heads of 32"]
     return SHORT_ON_H100["larger heads"] if card.hopper else 0

@@ -113,7 +113,7 @@ def choose_kernel(tokens: int, K: int, V: int, dtype: torch.dtype, card: Card, g
     size = max(K, V)
     if size > largest_head(card, dtype, gated):
         return FLA
-    if dtype == torch.float32 or tokens <= most_tokens_of_short(card, size):
+    if dtype == torch.float32 or tokens <= most_tokens_of_short(card, size, gated):
         return SHORT
     return FLA if card.races or gated else LONG
 
