@@ -145,19 +145,25 @@ def test_what_the_kernels_of_the_slstm_cannot_take(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("card", "T", "K", "kernel"),
+    ("card", "triton", "T", "K", "kernel", "obstacle"),
     [
-        ("H100", 2048, 32, op.SHORT),
-        ("H100", 64, 64, op.SHORT),
-        ("H100", 65, 64, op.FLA),  # the long kernels have no gate
-        ("H100", 64, 65, op.FLA),
-        ("A100", 40, 32, op.SHORT),
-        ("A100", 40, 33, op.FLA),
-        ("B200", 2048, 128, op.FLA),
+        ("H100", (3, 7, 1), 2048, 32, op.SHORT, None),
+        ("H100", (3, 7, 1), 64, 64, op.SHORT, None),
+        ("H100", (3, 7, 1), 65, 64, op.FLA, None),  # the long kernels have no gate
+        ("H100", (3, 7, 1), 64, 65, op.FLA, None),
+        ("H100", (3, 6, 0), 2048, 64, op.SHORT, None),
+        ("H100", (3, 6, 0), 64, 65, None, "heads of 65 with a gate in {}, only up to 64 before Triton 3.7.1"),
+        ("A100", (3, 6, 0), 40, 32, op.SHORT, None),
+        ("A100", (3, 6, 0), 40, 33, op.FLA, None),
+        ("B200", (3, 7, 1), 2048, 128, op.FLA, None),
     ],
 )
-def test_kernels_of_the_delta_rule_with_a_gate(card, T, K, kernel):
-    assert op.choose_kernel(T, K, K, torch.bfloat16, CARDS[card], gated=True) == kernel
+def test_kernels_of_the_delta_rule_with_a_gate(monkeypatch, card, triton, T, K, kernel, obstacle):
+    monkeypatch.setattr(cards, "triton_version", lambda: triton)
+    dtype = torch.bfloat16
+    assert op.obstacle_of(dtype, K, K, CARDS[card], gated=True) == (obstacle and obstacle.format(dtype))
+    if obstacle is None:
+        assert op.choose_kernel(T, K, K, dtype, CARDS[card], gated=True) == kernel
     assert op.choose_kernel(T, 32, 32, torch.float32, CARDS[card], gated=True) == op.SHORT
 
 

@@ -18,8 +18,9 @@ from lrnn.ops import (
     slstm,
     swiglu,
 )
-from lrnn.ops.common.cards import CARDS, pretend
+from lrnn.ops.common.cards import CARDS, card_of, pretend
 from lrnn.ops.common.form import forms_in_use
+from lrnn.ops.delta_rule.op import choose_kernel
 
 pytestmark = pytest.mark.gpu
 
@@ -155,9 +156,8 @@ def test_delta_product(n, K, dtype, gated):
         return delta_product(q, k, v, beta, log_gate, state, form=form)
 
     compare(op, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", *(["dgate"] if gated else []), "dS0"), TOLERANCE[dtype])
-    long = K == 64 and dtype == torch.bfloat16
-    kernel = "triton (short kernels)" if not long else "flash-linear-attention" if gated else "triton (long kernels)"
-    assert forms_in_use["delta_product"] == kernel
+    kernel = choose_kernel(n * T, K, K, dtype, card_of(torch.device("cuda", 0)), gated)
+    assert forms_in_use["delta_product"] == kernel.name
 
 
 def test_delta_rule_with_large_heads():

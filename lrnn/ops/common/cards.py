@@ -29,6 +29,11 @@ class Card(NamedTuple):
         """Whether chunked products of several warps race: on Blackwell before Triton 3.8 (triton-lang/triton#10590)."""
         return self.capability[0] >= 10 and triton_version() < (3, 8)
 
+    @property
+    def miscompiles_gates(self) -> bool:
+        """Whether flash-linear-attention refuses its kernels with a gate: on Hopper before Triton 3.7.1 (its #640)."""
+        return self.hopper and triton_version() < (3, 7, 1)
+
 
 # NVIDIA, CUDA C++ Programming Guide, "Technical Specifications per Compute Capability": shared memory of a thread block
 CARDS = {

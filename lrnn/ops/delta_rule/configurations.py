@@ -76,10 +76,10 @@ def largest_head(card: Card, dtype: torch.dtype, gated: bool = False) -> int:
 def most_tokens_of_short(card: Card, size: int, gated: bool = False) -> int:
     """Return for how many tokens the short kernels run, in 16 bits; the long ones take any number.
 
-    With a gate, flash-linear-attention's kernels are the other choice. For small heads, each process would tune them
-    for longer than a small model is evaluated.
+    With a gate, flash-linear-attention's kernels are the other choice, if they run on the card. For small heads, each
+    process would tune them for longer than a small model is evaluated.
     """
-    if size <= 32 and gated:
+    if gated and (size <= 32 or card.miscompiles_gates):
         return sys.maxsize
     if size <= 32:
         return SHORT_ON_H100["heads of 32"]

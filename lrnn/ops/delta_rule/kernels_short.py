@@ -42,8 +42,10 @@ def _decays(log_gate, t, T, H, C: tl.constexpr, HAS_GATE: tl.constexpr):
         across = tl.load(log_gate + (t + column) * H, t + column < T, 0.0).to(tl.float32)
         between = tl.cumsum(tl.where(row > column, down, 0.0), 0)
         D = tl.where(row >= column, tl.exp(between), 0.0)
+        # Triton 3.6 can't compile a scan of (C, 1)
+        from_start = tl.sum(tl.where(column <= row, across, 0.0), 1)[:, None]
         to_end = tl.sum(tl.where(column > row, across, 0.0), 1)[:, None]
-        return tl.exp(tl.cumsum(down, 0)), tl.exp(to_end), D, tl.exp(tl.sum(across))
+        return tl.exp(from_start), tl.exp(to_end), D, tl.exp(tl.sum(across))
     else:
         return 1.0, 1.0, 1.0, 1.0
 

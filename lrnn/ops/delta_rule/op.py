@@ -135,11 +135,14 @@ def obstacle_of(dtype: torch.dtype, K: int, V: int, card: Card, gated: bool = Fa
     """Return the property of the input or of the card that no kernel can take, or None."""
     if card.capability < (8, 0):
         return "a GPU of compute capability {}.{}, only 8.0 and later".format(*card.capability)
-    largest = largest_head(card, dtype, gated) if dtype == torch.float32 else LARGEST_HEAD_OF_FLA
+    only_ours = dtype == torch.float32 or (gated and card.miscompiles_gates)
+    largest = largest_head(card, dtype, gated) if only_ours else LARGEST_HEAD_OF_FLA
     if max(K, V) <= largest:
         return None
-    where = "" if card.hopper or dtype != torch.float32 else " on this GPU"
-    return f"heads of {max(K, V)}{' with a gate' if gated else ''} in {dtype}{where}, only up to {largest}"
+    heads = f"heads of {max(K, V)}{' with a gate' if gated else ''} in {dtype}"
+    if dtype == torch.float32:
+        return f"{heads}{'' if card.hopper else ' on this GPU'}, only up to {largest}"
+    return f"{heads}, only up to {largest}{' before Triton 3.7.1' if only_ours else ''}"
 
 
 def run_kernel(
