@@ -27,8 +27,7 @@ from lrnn.ops.common.cards import CARDS, Card, pretend
 from lrnn.runtime.command import command
 
 TENSOR_MEMORY = 512  # columns, on Blackwell
-# bytes that a thread may spill, in 16-bit dtypes; on other cards the short kernels spill more than 400, and on an A100
-# those with a gate
+# bytes that a thread may spill, in 16-bit dtypes; on other cards the short kernels spill more than 400
 MOST_SPILLED = {"A100": 400}
 MOST_SPILLED_ELSEWHERE = 1500
 SERVED = ("A100", "A6000", "L40S", "H100", "B200", "RTX5090")
@@ -48,7 +47,7 @@ class Compiled:
 
     def faults(self, name: str) -> list[str]:
         """Return what is above the limits of a card."""
-        most = MOST_SPILLED_ELSEWHERE if "with a gate" in self.what else MOST_SPILLED.get(name, MOST_SPILLED_ELSEWHERE)
+        most = MOST_SPILLED.get(name, MOST_SPILLED_ELSEWHERE)
         found = []
         if self.shared > CARDS[name].shared:
             found.append(f"{self.shared} bytes of shared memory, the card has {CARDS[name].shared}")

@@ -2,8 +2,8 @@
 
 The numbers of Hopper (compute capability 9.0) are the fastest of those tried on an H100. The numbers of other cards
 come from the compiler (`make kernels`): with them a kernel fits into 99 KB of shared memory, and a thread spills at
-most 400 bytes of registers to memory, or 730 with a gate. On these cards a thread would get 32 registers for products
-of 64 columns, and spill 12 KB.
+most 400 bytes of registers to memory. On these cards a thread would get 32 registers for products of 64 columns, and
+spill 12 KB.
 """
 
 import sys
@@ -51,11 +51,13 @@ def long_kernels(card: Card, size: int) -> dict[str, Configuration]:
     return OTHERS if size <= 64 else OTHERS_ABOVE_64
 
 
-def short_warps(size: int, gated: bool = False) -> int:
+def short_warps(card: Card, size: int, gated: bool = False) -> int:
     """Return the warps of a program of the short kernels, which holds a state of `size` numbers."""
-    if size <= 1024:
+    if size <= (256 if gated and not card.races else 1024):
         return 1
-    return 4 if size <= 4096 and not gated else 8
+    if gated:
+        return 2 if size <= 1024 else 8
+    return 4 if size <= 4096 else 8
 
 
 def largest_head(card: Card, dtype: torch.dtype, gated: bool = False) -> int:
@@ -64,7 +66,7 @@ def largest_head(card: Card, dtype: torch.dtype, gated: bool = False) -> int:
     On an A100, the short kernels spill 60 KB of registers with float32 heads of 64. With heads of 128 they compile for
     18 minutes, and do not fit into the shared memory of smaller cards. On cards where products of several warps race,
     the short kernels run with one warp, which holds a head of 32. With a gate and a head of 64, a thread would spill
-    more than 4 KB of registers on an A100. On an H100 it is 0.3 KB, and 2 KB with 128.
+    3 KB of registers on an A100, and 0.3 KB on an H100.
     """
     if card.races:
         return 32

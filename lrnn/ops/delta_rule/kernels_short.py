@@ -17,17 +17,24 @@ import triton.language as tl
 
 
 @triton.jit
-def _load_chunk(q, k, v, beta, t, T, H, K, V, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
-    """Load q, k (C, BK), v (C, BV), beta (C, 1) of one head in float32; zeros past the end. Rows of q are H K apart."""
-    t += tl.arange(0, C)[:, None]
-    i, j = tl.arange(0, BK)[None, :], tl.arange(0, BV)[None, :]
-    in_k, in_v = (t < T) & (i < K), (t < T) & (j < V)
-    return (
-        tl.load(q + t * H * K + i, in_k, 0.0).to(tl.float32),
-        tl.load(k + t * H * K + i, in_k, 0.0).to(tl.float32),
-        tl.load(v + t * H * V + j, in_v, 0.0).to(tl.float32),
-        tl.load(beta + t * H, t < T, 0.0).to(tl.float32),
-    )
+def _rows(x, t, T, stride, size, C: tl.constexpr, B: tl.constexpr):
+    """Load C rows of x in float32, which are `stride` apart, from token t on: (C, B), with zeros outside."""
+    t, i = t + tl.arange(0, C)[:, None], tl.arange(0, B)[None, :]
+    return tl.load(x + t * stride + i, (t < T) & (i < size), 0.0).to(tl.float32)
+
+
+@triton.jit
+def _store_rows(x, rows, t, T, stride, size, C: tl.constexpr, B: tl.constexpr):
+    """Store what `_rows` would load."""
+    t, i = t + tl.arange(0, C)[:, None], tl.arange(0, B)[None, :]
+    tl.store(x + t * stride + i, rows, (t < T) & (i < size))
+
+
+@triton.jit
+def _load_keys(k, v, beta, t, T, H, K, V, C: tl.constexpr, BK: tl.constexpr, BV: tl.constexpr):
+    """Load k (C, BK), v (C, BV) and beta (C, 1) of one head in float32; zeros past the end."""
+    k_c, v_c = _rows(k, t, T, H * K, K, C, BK), _rows(v, t, T, H * V, V, C, BV)
+    return k_c, v_c, _rows(beta, t, T, H, 1, C, 1)
 
 
 @triton.jit
@@ -90,7 +97,8 @@ def forward_kernel(
     if HAS_S0:
         S = tl.load(S0 + tile, tile_in, 0.0)
     for t in range(0, T, C):
-        q_c, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, t, T, H, K, V, C, BK, BV)
+        q_c = _rows(q, t, T, H * K, K, C, BK)
+        k_c, v_c, beta_c = _load_keys(k, v, beta, t, T, H, K, V, C, BK, BV)
         decay, to_end, D, decay_end = _decays(log_gate, t, T, H, C, HAS_GATE)
         x, _, _, _ = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
         qk = tl.where(row >= column, tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION), 0.0)
@@ -100,7 +108,7 @@ def forward_kernel(
             k_c *= to_end
         o_c = tl.dot(q_c, S, input_precision=PRECISION)
         o_c = tl.dot(qk, x, o_c, input_precision=PRECISION)
-        tl.store(o + (t + row) * H * V + j, o_c, (t + row < T) & (j < V))
+        _store_rows(o, o_c, t, T, H * V, V, C, BV)
         if HAS_GATE:
             S *= decay_end
         S = tl.dot(tl.trans(k_c), x, S, input_precision=PRECISION)
@@ -137,7 +145,7 @@ def backward_kernel(
         S = tl.load(S0 + head * K * V + tile, tile_in, 0.0)
     for chunk in range(0, chunks):
         tl.store(starts + tl.cast(chunk, tl.int64) * K * V + tile, S, tile_in)
-        _, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, chunk * C, T, H, K, V, C, BK, BV)
+        k_c, v_c, beta_c = _load_keys(k, v, beta, chunk * C, T, H, K, V, C, BK, BV)
         decay, to_end, D, decay_end = _decays(log_gate, chunk * C, T, H, C, HAS_GATE)
         x, _, _, _ = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
         if HAS_GATE:
@@ -151,12 +159,11 @@ def backward_kernel(
     for chunk in range(chunks - 1, -1, -1):
         t = chunk * C
         S = tl.load(starts + tl.cast(chunk, tl.int64) * K * V + tile, tile_in, 0.0)
-        q_c, k_c, v_c, beta_c = _load_chunk(q, k, v, beta, t, T, H, K, V, C, BK, BV)
-        in_k, in_v = (t + row < T) & (tl.arange(0, BK)[None, :] < K), (t + row < T) & (j < V)
-        do_c = tl.load(do + (t + row) * H * V + j, in_v, 0.0).to(tl.float32)
+        k_c, v_c, beta_c = _load_keys(k, v, beta, t, T, H, K, V, C, BK, BV)
         decay, to_end, D, decay_end = _decays(log_gate, t, T, H, C, HAS_GATE)
         x, inverse, kk, error = _solve(k_c, v_c, beta_c, S, decay, D, C, HAS_GATE, PRECISION)
         # O = exp(b) Q S + P X with P = tril(D Q K^T), and S' = exp(b_C) S + (exp(b_C - b) K)^T X
+        q_c, do_c = _rows(q, t, T, H * K, K, C, BK), _rows(do, t, T, H * V, V, C, BV)
         p = tl.where(row >= column, tl.dot(q_c, tl.trans(k_c), input_precision=PRECISION), 0.0)
         k_end = k_c
         if HAS_GATE:
@@ -170,39 +177,42 @@ def backward_kernel(
         dbeta_c = tl.sum(da * kk, 1) + tl.sum(dr * error, 1)
         dkk = beta_c * da
         de = beta_c * dr
-        columns, tokens = tl.arange(0, BK)[None, :], t + tl.arange(0, C)
-        tl.store(dv + (t + row) * H * V + j, de, in_v)
+        tokens = t + tl.arange(0, C)
         tl.store(dbeta + tokens * H, dbeta_c, tokens < T)
-        if HAS_GATE:  # each decay gives its value times its gradient to the sums b in its exponent
-            of_D = dkk * kk
-            db = tl.sum(of_D, 1) - tl.sum(of_D, 0)
-            dkk *= D
-            # read again what would otherwise be held in registers
-            k_c = tl.load(k + (t + row) * H * K + columns, in_k, 0.0).to(tl.float32)
-            S = tl.load(starts + tl.cast(chunk, tl.int64) * K * V + tile, tile_in, 0.0)
-            q_c = tl.load(q + (t + row) * H * K + columns, in_k, 0.0).to(tl.float32)
-            do_c = tl.load(do + (t + row) * H * V + j, in_v, 0.0).to(tl.float32)
+        _store_rows(dv, de, t, T, H * V, V, C, BV)
         dp = tl.where(row >= column, tl.dot(do_c, tl.trans(x), input_precision=PRECISION), 0.0)
+        if HAS_GATE:  # each decay gives its value times its gradient to the sums b in its exponent
+            of_D = dkk * kk + dp * p
+            decayed_kS = _rows(v, t, T, H * V, V, C, BV) - error
+            db = tl.sum(of_D, 1) - tl.sum(of_D, 0) - tl.sum(de * decayed_kS, 1)
+            dkk *= D
+            dp *= D
+            # read again what would otherwise be held in registers
+            S = tl.load(starts + tl.cast(chunk, tl.int64) * K * V + tile, tile_in, 0.0)
+            q_c, do_c = _rows(q, t, T, H * K, K, C, BK), _rows(do, t, T, H * V, V, C, BV)
+            k_c = _rows(k, t, T, H * K, K, C, BK)
         dq_c = tl.dot(do_c, tl.trans(S), input_precision=PRECISION)
-        dk_c = tl.dot(x, tl.trans(dS), input_precision=PRECISION)
-        q_S, dkS = q_c, de
         if HAS_GATE:
             dq_c *= decay
-            dk_c *= to_end
-            q_S, dkS = decay * q_c, decay * de
-            kS = tl.dot(k_c, S, input_precision=PRECISION)
-            of_D, of_end = dp * p, tl.sum(k_c * dk_c, 1)
-            db += tl.sum(of_D, 1) - tl.sum(of_D, 0) + tl.sum(q_c * dq_c, 1) - tl.sum(dkS * kS, 1) - of_end
-            db_end = tl.sum(of_end) + decay_end * tl.sum(dS * S)
-            tl.store(dlog_gate + tokens * H, tl.cumsum(db, 0, reverse=True) + db_end, tokens < T)
-            dp *= D
-            dS *= decay_end
+            db += tl.sum(q_c * dq_c, 1)
         dq_c = tl.dot(dp, k_c, dq_c, input_precision=PRECISION)
-        tl.store(dq + (t + row) * H * K + columns, dq_c, in_k)
+        _store_rows(dq, dq_c, t, T, H * K, K, C, BK)
+        dk_c = tl.dot(x, tl.trans(dS), input_precision=PRECISION)
+        dkc_S = de
+        if HAS_GATE:
+            dk_c *= to_end
+            of_end = tl.sum(k_c * dk_c, 1)
+            db_end = tl.sum(of_end) + decay_end * tl.sum(dS * S)
+            tl.store(dlog_gate + tokens * H, tl.cumsum(db - of_end, 0, reverse=True) + db_end, tokens < T)
+            dS *= decay_end
+            dkc_S = decay * de
         dk_c = tl.dot(tl.trans(dp), q_c, dk_c, input_precision=PRECISION)
         dk_c = tl.dot(dkk + tl.trans(dkk), k_c, dk_c, input_precision=PRECISION)
-        dk_c -= tl.dot(dkS, tl.trans(S), input_precision=PRECISION)
-        tl.store(dk + (t + row) * H * K + columns, dk_c, in_k)
+        dk_c -= tl.dot(dkc_S, tl.trans(S), input_precision=PRECISION)
+        _store_rows(dk, dk_c, t, T, H * K, K, C, BK)
+        q_S = q_c
+        if HAS_GATE:
+            q_S = decay * q_c
         dS = tl.dot(tl.trans(q_S), do_c, dS, input_precision=PRECISION)
-        dS -= tl.dot(tl.trans(k_c), dkS, input_precision=PRECISION)
+        dS -= tl.dot(tl.trans(k_c), dkc_S, input_precision=PRECISION)
     tl.store(dS0 + head * K * V + tile, dS, tile_in)

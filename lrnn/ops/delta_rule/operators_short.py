@@ -1,7 +1,7 @@
 """torch.library operators around the Triton kernels of the delta rule that keep a head on the chip (kernels_short.py).
 
-They are faster than the long ones for short sequences, and the only ones for float32 and with a gate. torch.compile
-traces them without a graph break.
+They are faster than the long ones for short sequences, and the only ones of ours for float32 and with a gate.
+torch.compile traces them without a graph break.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from triton import cdiv, next_power_of_2
 
+from lrnn.ops.common.cards import card_of
 from lrnn.ops.common.offsets import refuse_longer_sequences
 from lrnn.ops.delta_rule.configurations import short_warps
 from lrnn.ops.delta_rule.kernels_short import backward_kernel, forward_kernel
@@ -32,7 +33,7 @@ def delta_rule_op(
     S0, gate = (None if x is None else x.contiguous() for x in (initial_state, log_gate))
     forward_kernel[(B * H,)](
         q, k, v, beta, beta if gate is None else gate, S0, o, S_end, T, H=H,
-        HAS_S0=S0 is not None, **_tiles(K, V, v.dtype, gate is not None),
+        HAS_S0=S0 is not None, **_tiles(v, K, gate is not None),
     )  # fmt: skip
     return o, S_end
 
@@ -66,7 +67,7 @@ def delta_rule_backward(
     starts = v.new_empty(B, H, cdiv(T, CHUNK), K, V, dtype=torch.float32)
     backward_kernel[(B * H,)](
         q, k, v, beta, beta if gate is None else gate, S0, do, dS_end, dq, dk, dv, dbeta, dgate, dS0, starts, T, H=H,
-        HAS_S0=S0 is not None, HAS_DS=dS_end is not None, **_tiles(K, V, v.dtype, gate is not None),
+        HAS_S0=S0 is not None, HAS_DS=dS_end is not None, **_tiles(v, K, gate is not None),
     )  # fmt: skip
     return dq, dk, dv, dbeta, dgate, dS0
 
@@ -104,10 +105,11 @@ def _backward(ctx: Any, do: Tensor | None, dS_end: Tensor | None) -> tuple[Tenso
 delta_rule_op.register_autograd(_backward, setup_context=_keep)
 
 
-def _tiles(K: int, V: int, dtype: torch.dtype, gated: bool) -> dict[str, int | str]:
+def _tiles(v: Tensor, K: int, gated: bool) -> dict[str, int | str]:
+    V = v.shape[-1]
     BK, BV = (max(16, next_power_of_2(size)) for size in (K, V))
     return {
         "K": K, "V": V, "C": CHUNK, "BK": BK, "BV": BV,
-        "PRECISION": "tf32x3" if dtype == torch.float32 else "tf32",
-        "HAS_GATE": gated, "num_warps": short_warps(BK * BV, gated),
+        "PRECISION": "tf32x3" if v.dtype == torch.float32 else "tf32",
+        "HAS_GATE": gated, "num_warps": short_warps(card_of(v.device), BK * BV, gated),
     }  # fmt: skip
