@@ -110,6 +110,12 @@ class FitCLI(LightningCLI):
             args=args if args is None else list(args),
         )
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            super().parse_arguments(parser, args)
+        except ArgumentError as error:  # here and not in `fit`, which does not get to know the parser
+            raise ConfigError(one_line(str(error), self.arguments, [*parser.get_defaults().keys()])) from error
+
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         if isinstance(self.datamodule, ResumableData):

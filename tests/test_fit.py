@@ -75,7 +75,10 @@ def test_no_run_lies_in_the_folder_of_another_run_or_of_a_sweep():
         ([*TINY, "--model.colour=red"], "model.colour: lrnn.models.DeltaNet has no such option"),
         ([*TINY, "--colour=red"], "colour"),
         ([*TINY, "--optimizer=torch.optim.SGD"], "the model makes its optimizer"),
-        ([*TINY, "--data=data.Paritty"], "module 'data' has no attribute 'Paritty'; did you mean data.Parity?"),
+        (
+            [*TINY, "--data=data.Paritty"],
+            "data: must be the import path of a LightningDataModule, got data.Paritty; did you mean data.Parity?",
+        ),
         ([*TINY, "--trainer.max_steps=1e3"], "trainer.max_steps: must be a whole number, got 1000.0"),
         ([*TINY, "--model.betas=0.9,0.95"], "model.betas: must be a list, got 0.9,0.95"),
         ([*TINY, "--resume"], "resume: must have a value, as in --resume=true"),

@@ -5,17 +5,22 @@ import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from lrnn.runtime.wrong_class import wrong_class
+
 LONGEST = 290  # characters
 
 
-def one_line(message: str, arguments: Sequence[str] = ()) -> str:
+def one_line(message: str, arguments: Sequence[str] = (), options: Sequence[str] = ()) -> str:
     """Return the part of a message that says what to change.
 
     Args:
         message: The message of an error.
         arguments: Those of the command line. If the message names none of them, the last ones are added to it.
+        options: Names of the command's options, such as trainer.max_steps. If the message is about an option that is
+            none of them, the closest ones are added to it.
     """
-    message = _hinted(_must_be(_important(" ".join(message.split()))))
+    message = " ".join(message.split())
+    message = wrong_class(message) or _hinted(_unknown(_must_be(_important(message)), options))
     given = _given(message, arguments)
     return _shorten(message, LONGEST - len(given)) + given
 
@@ -44,14 +49,30 @@ def _important(message: str) -> str:
     return re.sub(r'^Parser key "(.+)":', rf"{key}.\1:", problem) if "Parser key" in problem else f"{key}: {problem}"
 
 
+def _unknown(message: str, options: Sequence[str]) -> str:
+    """Name an option that the command or a file of options does not have, and those that were likely meant."""
+    argument = re.fullmatch(r"unrecognized arguments: --([\w.]+)\+?(?:[= ].*)?", message)
+    in_file = re.fullmatch(
+        r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.]+)'(?: is not accepted)?", message
+    )
+    if not options or not (argument or in_file):
+        return message
+    name = argument[1] if argument else ".".join(filter(None, in_file.groups())) if in_file else ""
+    if re.match(r"(optimizer|lr_scheduler)\b", name):
+        hint = "the model makes its optimizer (configure_optimizers), and --schedule sets the rate"
+    elif close := get_close_matches(name, options, n=2, cutoff=0.8):
+        hint = f"did you mean {' or '.join(close)}?"
+    else:
+        hint = "--help lists what is allowed"
+    return f"{name}: there is no such option; {hint}"
+
+
 def _hinted(message: str) -> str:
     """Add what was likely meant: the closest class of a module, or a file of options without --config."""
     if unknown := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         module, name = unknown.groups()
         close = get_close_matches(name, getattr(sys.modules.get(module), "__all__", ()), n=1)
         return message + "".join(f"; did you mean {module}.{one}?" for one in close)
-    if re.search(r"unrecognized arguments: --(optimizer|lr_scheduler)\b", message):
-        return f"{message}; the model makes its optimizer (configure_optimizers), and --schedule sets the rate"
     if re.search(r"unrecognized arguments: .*\.ya?ml|arguments are required: .*(data|cells)", message):
         file = "conf/sweeps/parity.yaml" if "cells" in message else "conf/parity.yaml"
         return f"{message}; a file of options is given by --config, as in --config {file}"

@@ -5,8 +5,9 @@ import pytest
 from lrnn.fit import fit
 from lrnn.runtime.errors import ConfigError
 
-PARITY, GROUPS = "--config=conf/parity.yaml", "--config=conf/groups.yaml"
+PARITY, GROUPS, HYBRID = (f"--config=conf/{name}.yaml" for name in ("parity", "groups", "hybrid"))
 CALLBACK = "--trainer.callbacks=callbacks.LengthGeneralization"
+MIXER = "must be the import path of a Mixer, got"
 STAGE = "data.curriculum.Stage"
 
 
@@ -61,6 +62,43 @@ STAGE = "data.curriculum.Stage"
             [PARITY, "--model.channel_mixer=lrnn.models.MLP", "--model.channel_mixer.hidden=x"],
             "model.channel_mixer.hidden: must be a whole number, got x",
         ),
+        (
+            [PARITY, "--trainer.max_stepz=5"],
+            "trainer.max_stepz: there is no such option; did you mean trainer.max_steps or trainer.max_time?",
+        ),
+        (
+            [PARITY, "--schedule.warmupp", "3"],
+            "schedule.warmupp: there is no such option; did you mean schedule.warmup?",
+        ),
+        ([PARITY, "--trainer.zzz=5"], "trainer.zzz: there is no such option; --help lists what is allowed"),
+        (
+            [PARITY, "--optimizer.lr=1"],
+            "optimizer.lr: there is no such option; the model makes its optimizer (configure_optimizers), and "
+            "--schedule sets the rate",
+        ),
+        (
+            [PARITY, "--model=DeltaNett"],
+            "model: must be the import path of a LanguageModel, got DeltaNett; did you mean lrnn.models.DeltaNet?",
+        ),
+        (
+            [PARITY, "--model=lrnn.models.Mixer"],
+            "model: must be the import path of a LanguageModel, got lrnn.models.Mixer; lrnn.models has MLSTM, SLSTM, "
+            "DeltaNet, DeltaProduct, Diagonal, FullMatrix, Hybrid, Mamba, TokenMatrices, Transformer",
+        ),
+        ([PARITY, "--model=mine.Mean"], "model: No module named 'mine'"),
+        ([PARITY, "--model=json.Mean"], "model: module 'json' has no attribute 'Mean'"),
+        (
+            [PARITY, "--model.channel_mixer=MLPP"],
+            f"model.channel_mixer: {MIXER} MLPP; did you mean lrnn.models.MLP?",
+        ),
+        (
+            [HYBRID, "--model.mixers.delta=lrnn.models.DeltaNetMixr"],
+            f"model.mixers.delta: {MIXER} lrnn.models.DeltaNetMixr; did you mean lrnn.models.DeltaNetMixer?",
+        ),
+        (
+            [HYBRID, "--model.mixers.delta={class_path: lrnn.models.DeltaNet, init_args: {heads: 4}}"],
+            f"model.mixers.delta: {MIXER} lrnn.models.DeltaNet; did you mean lrnn.models.DeltaNetMixer?",
+        ),
     ],
 )
 def test_the_option_and_its_values_are_named(options, message, tmp_path, monkeypatch, pytestconfig):
@@ -74,4 +112,19 @@ def test_a_file_that_sets_the_seed_of_the_data_is_refused(tmp_path):
     """Another seed would silently take its place."""
     (tmp_path / "mine.yaml").write_text("data: {init_args: {seed: 7}}")
     with pytest.raises(ConfigError, match=r"data\.seed: is seed_everything; .*, got .*/mine.yaml"):
+        fit([PARITY, f"--config={tmp_path}/mine.yaml", f"--run_dir={tmp_path}/run"])
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("trainer: {max_stepz: 5}", "trainer.max_stepz: there is no such option; did you mean trainer.max_steps"),
+        ("modell: {width: 5}", "modell.width: there is no such option"),
+        ("trainer: {callbacks: [callbacks.Spektrum]}", "trainer.callbacks: .* did you mean callbacks.Spectrum?"),
+    ],
+)
+def test_a_misspelt_option_of_a_file_is_named(mistake, message, tmp_path, monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+    (tmp_path / "mine.yaml").write_text(mistake)
+    with pytest.raises(ConfigError, match=message):
         fit([PARITY, f"--config={tmp_path}/mine.yaml", f"--run_dir={tmp_path}/run"])
