@@ -40,7 +40,7 @@ class Curriculum:
         for stage in stages:
             check_lengths(least, curriculum=stage.lengths)
             if stage.samples < 1:
-                raise ValueError(f"curriculum: a stage must have at least 1 sample, got {stage.samples}")
+                raise ValueError(f"data.curriculum: a stage must have at least 1 sample, got {stage.samples}")
         self.lengths = [*(stage.lengths for stage in stages), afterwards]  # of every stage, the last one without an end
         self._ends = [*accumulate(stage.samples for stage in stages)]
 
@@ -72,7 +72,7 @@ def check_lengths(least: int, **lengths: Lengths) -> None:
     for name, (shortest, longest) in lengths.items():
         if not least <= shortest <= longest:
             raise ValueError(
-                f"{name}: must be [shortest, longest] with {least} <= shortest <= longest, got {[shortest, longest]}"
+                f"data.{name}: must be [shortest, longest] with {least} <= shortest <= longest, got {[shortest, longest]}"
             )
 
 
@@ -84,6 +84,6 @@ def check_evaluation(evaluation_seed: int, sizes: Mapping[str, int]) -> None:
     """
     for name, value in sizes.items():
         if value < 1:
-            raise ValueError(f"{name}: must be at least 1, got {value}")
+            raise ValueError(f"data.{name}: must be at least 1, got {value}")
     if not 0 <= evaluation_seed < 2**20:
-        raise ValueError(f"evaluation_seed: must lie in [0, {2**20}), got {evaluation_seed}")
+        raise ValueError(f"data.evaluation_seed: must lie in [0, {2**20}), got {evaluation_seed}")

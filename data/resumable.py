@@ -70,14 +70,14 @@ class ResumableData(L.LightningDataModule, ABC):
         """
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size: must be at least 1, got {batch_size}")
+            raise ValueError(f"data.batch_size: must be at least 1, got {batch_size}")
         if not 0 <= seed < 2**20:
-            raise ValueError(f"seed: must lie in [0, {2**20}), got {seed}")
+            raise ValueError(f"data.seed: is seed_everything, and must lie in [0, {2**20}), got {seed}")
         if num_workers < 0:
-            raise ValueError(f"num_workers: must be at least 0, got {num_workers}")
+            raise ValueError(f"data.num_workers: must be at least 0, got {num_workers}")
         most = 8 * (os.cpu_count() or 1)
         if num_workers > most:
-            raise ValueError(f"num_workers: must be at most {most}, 8 processes a core, got {num_workers}")
+            raise ValueError(f"data.num_workers: must be at most {most}, 8 processes a core, got {num_workers}")
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers

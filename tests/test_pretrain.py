@@ -173,7 +173,7 @@ def flip(path):
         (
             lambda path: None,
             ["--data.tokenizer=conf"],
-            "tokenizer: conf holds neither tokenizer.json",
+            "data.tokenizer: conf holds neither tokenizer.json",
         ),
         (lambda path: None, ["--data.shards=nothing"], "nothing holds no manifest.json"),
         (lambda path: None, ["--data.batch_size=300"], "data.batch_size: must be at most"),

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from data.curriculum import EVALUATION_OPTIONS, Curriculum, Stage, check_evaluation, check_lengths
+from data.errors import options_of_data
 from data.resumable import IGNORE, Batch, ResumableData, score_first, share
 from data.state_tracking.documents import FAMILIES, Document, make_document, training_document
 from data.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_sha256
@@ -106,14 +107,15 @@ class StateTrackingText(ResumableData):
         check_evaluation(evaluation_seed, sizes)
         check_lengths(1, train_lengths=train_lengths, test_lengths=test_lengths)
         self.curriculum = Curriculum(curriculum, train_lengths, 1)
-        self.families = check_families(families)
+        with options_of_data():
+            self.families = check_families(families)
+            self.pieces = load_tokenizer(tokenizer)
         self.train_lengths, self.test_lengths = train_lengths, test_lengths
         self.context = self._fixed_options["context"] = context
         self.training_labels = training_labels
         self.equal_labels = training_labels == "every_token"
         self.validation_samples, self.test_samples = validation_samples, test_samples
         self.evaluation_seed = evaluation_seed
-        self.pieces = load_tokenizer(tokenizer)
         self._fixed_options["tokenizer"] = tokenizer_sha256(tokenizer)
         self.vocab_size = self.pieces.vocab_size
         self.chance = sum(FAMILIES[family].chance for family in self.families) / len(self.families)

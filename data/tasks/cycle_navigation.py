@@ -32,7 +32,7 @@ class CycleNavigation(SyntheticTask):
             **kwargs: Options of every task (data.SyntheticTask).
         """
         if modulus < 2:
-            raise ValueError(f"modulus: must be at least 2, got {modulus}")
+            raise ValueError(f"data.modulus: must be at least 2, got {modulus}")
         super().__init__(**kwargs)
         self.modulus = modulus
         self.vocab_size = 4 + modulus

@@ -76,7 +76,7 @@ class GroupWordProblem(SyntheticTask):
             ValueError: if an option is out of its range, or if the group is unknown or too large.
         """
         if tokens_per_element < 1:
-            raise ValueError(f"tokens_per_element: must be at least 1, got {tokens_per_element}")
+            raise ValueError(f"data.tokens_per_element: must be at least 1, got {tokens_per_element}")
         super().__init__(**kwargs)
         with torch.device("cpu"):  # whatever the default device is
             self.group = _group(group, generators)
@@ -126,27 +126,31 @@ class GroupWordProblem(SyntheticTask):
 
 def _group(name: str | None, generators: list[list[int]] | None) -> Group:
     if name is not None and generators is not None:
-        raise ValueError("generators: must be null where a group is named, got both; set group or generators to null")
+        raise ValueError(
+            "data.generators: must be null where a group is named, got both; set group or generators to null"
+        )
     if name is not None:
         return named_group(name)
     if generators is not None:
         return generated_group(generators)
-    raise ValueError("group: must be a name such as S5, or generators must be given")
+    raise ValueError("data.group: must be a name such as S5, or generators must be given")
 
 
 def _letters(group: Group, alphabet: list[int] | str) -> Tensor:
     """Numbers of the elements that sequences consist of, (A,), int64."""
     if isinstance(alphabet, list):
         if len({*alphabet}) < len(alphabet) or not all(0 <= element < group.order for element in alphabet):
-            raise ValueError(f"alphabet: must list different elements in [0, {group.order}), got {alphabet}")
+            raise ValueError(f"data.alphabet: must list different elements in [0, {group.order}), got {alphabet}")
         letters = torch.tensor(alphabet, dtype=torch.int64)
     elif alphabet not in ALPHABETS:
-        raise ValueError(f"alphabet: must be one of {', '.join(ALPHABETS)}, or a list of numbers, got {alphabet!r}")
+        raise ValueError(
+            f"data.alphabet: must be one of {', '.join(ALPHABETS)}, or a list of numbers, got {alphabet!r}"
+        )
     elif alphabet == "generators":
         letters = torch.tensor(group.generators)
     else:
         points = {"all": group.permutations.shape[1], "swaps": 2, "at_most_3_points": 3}[alphabet]
         letters = (group.points_moved <= points).nonzero()[:, 0]
     if len(letters) < 2:
-        raise ValueError(f"alphabet: needs at least 2 elements, {alphabet} has {len(letters)} in this group")
+        raise ValueError(f"data.alphabet: needs at least 2 elements, {alphabet} has {len(letters)} in this group")
     return letters

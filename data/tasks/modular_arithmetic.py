@@ -35,7 +35,7 @@ class ModularArithmetic(SyntheticTask):
             **kwargs: Options of every task (data.SyntheticTask).
         """
         if modulus < 2:
-            raise ValueError(f"modulus: must be at least 2, got {modulus}")
+            raise ValueError(f"data.modulus: must be at least 2, got {modulus}")
         super().__init__(**kwargs)
         self.modulus = modulus
         self.vocab_size = FIRST_DIGIT + modulus

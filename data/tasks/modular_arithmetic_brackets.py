@@ -38,7 +38,7 @@ class ModularArithmeticBrackets(SyntheticTask):
             **kwargs: Options of every task (data.SyntheticTask).
         """
         if modulus < 2:
-            raise ValueError(f"modulus: must be at least 2, got {modulus}")
+            raise ValueError(f"data.modulus: must be at least 2, got {modulus}")
         super().__init__(**kwargs)
         self.modulus = modulus
         self.multiplication = multiplication

@@ -68,9 +68,9 @@ def named_group(name: str) -> Group:
     factors = [re.fullmatch(r"([SAZDQ])([1-9]\d{0,8})", factor) for factor in name.split("x")]
     sizes = [(factor[1], int(factor[2])) for factor in factors if factor]
     if len(sizes) < len(factors) or not all(_exists(*size) for size in sizes):
-        raise ValueError(f"group: unknown name {name!r}; known are {KNOWN}")
+        raise ValueError(f"data.group: unknown name {name!r}; known are {KNOWN}")
     if math.prod(_order(*size) for size in sizes) > LARGEST:
-        raise ValueError(_too_large("group", name))
+        raise ValueError(_too_large("data.group", name))
     return _tabulate(_on_separate_points([_generators(*size) for size in sizes]))
 
 
@@ -80,12 +80,12 @@ def generated_group(generators: list[list[int]]) -> Group:
     Raises ValueError if they are not permutations of the same points, or generate more than LARGEST elements.
     """
     if not generators or not generators[0]:
-        raise ValueError(f"generators: needs at least one permutation of at least one point, got {generators}")
+        raise ValueError(f"data.generators: needs at least one permutation of at least one point, got {generators}")
     points = len(generators[0])
     for i, generator in enumerate(generators):
         if sorted(generator) != list(range(points)):
             raise ValueError(
-                f"generators: each must be a permutation of 0, ..., {points - 1}, as many points as in the first, "
+                f"data.generators: each must be a permutation of 0, ..., {points - 1}, as many points as in the first, "
                 f"but number {i} is {_shortened(generator)}"
             )
     return _tabulate([tuple(generator) for generator in generators])
@@ -214,7 +214,7 @@ def _close(generators: np.ndarray) -> tuple[list[bytes], Tensor]:
             key = product.tobytes()
             if key not in place:
                 if len(found) == LARGEST:
-                    raise ValueError(_too_large("generators", "the group"))
+                    raise ValueError(_too_large("data.generators", "the group"))
                 place[key] = len(found)
                 found.append(key)
             products.append(place[key])

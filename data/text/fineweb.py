@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from data.errors import DataError
+from data.errors import DataError, options_of_data
 from data.resumable import Batch, ResumableData, score_first, share
 from data.text.permutation import Permutation
 from data.text.shards import SPLITS, Manifest, TokenStream
@@ -70,7 +70,9 @@ class FineWeb(ResumableData):
         self.context = self._fixed_options["context"] = context
         self.verify = verify
         self.manifest = Manifest.load(self.folder)
-        if tokenizer_sha256(tokenizer) != self.manifest.tokenizer_sha256:
+        with options_of_data():
+            found = tokenizer_sha256(tokenizer)
+        if found != self.manifest.tokenizer_sha256:
             raise DataError(
                 f"data.tokenizer: {shards} was made with {self.manifest.tokenizer} "
                 f"(sha256 {self.manifest.tokenizer_sha256[:8]}), not with {tokenizer}"

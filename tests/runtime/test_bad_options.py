@@ -27,6 +27,37 @@ STAGE = "data.curriculum.Stage"
             [PARITY, "--model.vocab_size=77"],
             "model.vocab_size: is that of the data; leave it out, got --model.vocab_size=77",
         ),
+        ([PARITY, "--data.batch_size=0"], "data.batch_size: must be at least 1, got 0"),
+        ([PARITY, "--data.num_workers=-1"], "data.num_workers: must be at least 0, got -1"),
+        (
+            [PARITY, "--seed_everything=1048576"],
+            "data.seed: is seed_everything, and must lie in [0, 1048576), got 1048576",
+        ),
+        ([PARITY, "--data.evaluation_seed=-1"], "data.evaluation_seed: must lie in [0, 1048576), got -1"),
+        ([PARITY, "--data.test_samples=0"], "data.test_samples: must be at least 1, got 0"),
+        (
+            [PARITY, "--data.test_lengths=[5,3]"],
+            "data.test_lengths: must be [shortest, longest] with 2 <= shortest <= longest, got [5, 3]",
+        ),
+        (
+            [GROUPS, "--data.curriculum=[{lengths: [2,2], samples: 0}]"],
+            "data.curriculum: a stage must have at least 1 sample, got 0",
+        ),
+        ([PARITY, "--data=data.CycleNavigation", "--data.modulus=1"], "data.modulus: must be at least 2, got 1"),
+        ([GROUPS, "--data.tokens_per_element=0"], "data.tokens_per_element: must be at least 1, got 0"),
+        ([GROUPS, "--data.alphabet=[1,1]"], "data.alphabet: must list different elements in [0, 6), got [1, 1]"),
+        (
+            [GROUPS, "--data.group=S9"],
+            "data.group: S9 has more than 5,040 elements, the most that can be tabulated",
+        ),
+        (
+            [PARITY, "--data=data.StateTrackingText", "--data.families=[]"],
+            "data.families: must be different ones of variables, counters, recall, repl, negations, boards, got []",
+        ),
+        (
+            [PARITY, "--data=data.StateTrackingText", "--data.tokenizer=x.model"],
+            "data.tokenizer: x.model is not a file, a folder, or an owner/name of the Hugging Face hub",
+        ),
         ([PARITY, "--schedule.min_lr=0.1"], "schedule.min_lr: must be at most model.learning_rate (0.01), got 0.1"),
         ([PARITY, "--data.batch_size=null"], "data.batch_size: must not be null"),
         ([PARITY, "--data.supervision=null"], "data.supervision: must not be null"),
