@@ -36,7 +36,8 @@ def check_resumable(path: Path, model: LanguageModel, data: L.LightningDataModul
             raise ConfigError(f"model.{name}: {path} has {before}, the configuration {value}")
     if saved["global_step"] > trainer.max_steps:
         raise ConfigError(
-            f"trainer.max_steps: must be at least {saved['global_step']}, the step of {path}, got {trainer.max_steps}"
+            f"trainer.max_steps: must be at least {saved['global_step']}, the step of {path}, got {trainer.max_steps}; "
+            f"--config {path.parents[1] / 'config.yaml'} has the run's own options"
         )
     if path.is_dir() and not isinstance(trainer.strategy, FullySharded):
         raise ConfigError(f"trainer.strategy: {path} is in shards; continue it with --trainer.strategy=fsdp2")

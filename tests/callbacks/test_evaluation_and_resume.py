@@ -98,13 +98,14 @@ def test_a_finished_run_is_scored_again_and_trained_for_longer(tmp_path):
     again = record(run)
     assert (again["step"], again["test_lengths"]) == (6, [60, 70])
     assert again["scaled_accuracy_at"] == first["scaled_accuracy_at"]
-    with pytest.raises(ConfigError, match=r"trainer.max_steps: must be at least 6, the step of .*last.ckpt, got 5"):
+    refused = r"trainer.max_steps: must be at least 6, the step of .*last.ckpt, got 5; --config .*/run/config.yaml has"
+    with pytest.raises(ConfigError, match=refused):
         fit([*options, "--trainer.max_steps=5", "--resume=true"])
     with pytest.raises(Killed):
         fit([*options, "--resume=true"], [CutOff(8)])
     assert not (run / "length_generalization.json").exists()
     assert json.loads((run / "length_generalization_6.json").read_text()) == again
-    fit([*options, "--resume=true"])
+    fit([f"--config={run}/config.yaml", "--resume=true"])  # it has the larger number of steps
     assert record(run)["step"] == 12
 
 
