@@ -72,7 +72,8 @@ def check_lengths(least: int, **lengths: Lengths) -> None:
     for name, (shortest, longest) in lengths.items():
         if not least <= shortest <= longest:
             raise ValueError(
-                f"data.{name}: must be [shortest, longest] with {least} <= shortest <= longest, got {[shortest, longest]}"
+                f"data.{name}: must be [shortest, longest] with {least} <= shortest <= longest, "
+                f"got {[shortest, longest]}"
             )
 
 
