@@ -198,21 +198,21 @@ def backward_kernel(
         dq_c = tl.dot(dp, k_c, dq_c, input_precision=PRECISION)
         _store_rows(dq, dq_c, t, T, H * K, K, C, BK)
         dk_c = tl.dot(x, tl.trans(dS), input_precision=PRECISION)
-        dkc_S = de
+        decayed_de = de
         if HAS_GATE:
             dk_c *= to_end
             of_end = tl.sum(k_c * dk_c, 1)
             db_end = tl.sum(of_end) + decay_end * tl.sum(dS * S)
             tl.store(dlog_gate + tokens * H, tl.cumsum(db - of_end, 0, reverse=True) + db_end, tokens < T)
             dS *= decay_end
-            dkc_S = decay * de
+            decayed_de = decay * de
         dk_c = tl.dot(tl.trans(dp), q_c, dk_c, input_precision=PRECISION)
         dk_c = tl.dot(dkk + tl.trans(dkk), k_c, dk_c, input_precision=PRECISION)
-        dk_c -= tl.dot(dkc_S, tl.trans(S), input_precision=PRECISION)
+        dk_c -= tl.dot(decayed_de, tl.trans(S), input_precision=PRECISION)
         _store_rows(dk, dk_c, t, T, H * K, K, C, BK)
-        q_S = q_c
+        decayed_q = q_c
         if HAS_GATE:
-            q_S = decay * q_c
-        dS = tl.dot(tl.trans(q_S), do_c, dS, input_precision=PRECISION)
-        dS -= tl.dot(tl.trans(k_c), dkc_S, input_precision=PRECISION)
+            decayed_q = decay * q_c
+        dS = tl.dot(tl.trans(decayed_q), do_c, dS, input_precision=PRECISION)
+        dS -= tl.dot(tl.trans(k_c), decayed_de, input_precision=PRECISION)
     tl.store(dS0 + head * K * V + tile, dS, tile_in)
