@@ -29,6 +29,8 @@ CONFIGS |= {
     for name in ("transformer", "mlstm", "slstm", "diagonal", "full_matrix")
 }
 CONFIGS[("conf/paper/groups_protocol.yaml", "conf/paper/models/groups_full_matrix.yaml")] = SHORT
+# Adam moves a weight by the rate, however small its gradient. Where that is a rounding error, two runs may part.
+SHARE_OF_WEIGHTS = {"groups_full_matrix": 0.99}
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +49,8 @@ def test_recorded_steps_equal_plain_ones(files, tmp_path):
         assert not cli.trainer.optimizers[0].param_groups[0]["capturable"]
         ends.append(cli.model.state_dict())
     for name, weight in ends[0].items():
-        # Adam moves a weight by the rate, however small its gradient. Where that is a rounding error, runs may part.
-        close = torch.isclose(ends[1][name], weight, rtol=1e-2, atol=1e-3)
-        assert close.double().mean() > 0.99, name
+        close = torch.isclose(ends[1][name], weight, rtol=1e-2, atol=1e-3).double().mean()
+        assert close >= SHARE_OF_WEIGHTS.get(Path(files[-1]).stem, 1), name
 
 
 @pytest.mark.filterwarnings("ignore")

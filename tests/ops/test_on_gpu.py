@@ -20,7 +20,6 @@ from lrnn.ops import (
 )
 from lrnn.ops.common.cards import CARDS, card_of, pretend
 from lrnn.ops.common.form import forms_in_use
-from lrnn.ops.delta_rule.op import choose_kernel
 
 pytestmark = pytest.mark.gpu
 
@@ -156,8 +155,12 @@ def test_delta_product(n, K, dtype, gated):
         return delta_product(q, k, v, beta, log_gate, state, form=form)
 
     compare(op, tensors, ("o", "S", "dq", "dk", "dv", "dbeta", *(["dgate"] if gated else []), "dS0"), TOLERANCE[dtype])
-    kernel = choose_kernel(n * T, K, K, dtype, card_of(torch.device("cuda", 0)), gated)
-    assert forms_in_use["delta_product"] == kernel.name
+    kernel = "triton (short kernels)"
+    if K == 64 and dtype == torch.bfloat16 and not gated:
+        kernel = "triton (long kernels)"
+    elif K == 64 and dtype == torch.bfloat16 and not card_of(torch.device("cuda", 0)).miscompiles_gates:
+        kernel = "flash-linear-attention"
+    assert forms_in_use["delta_product"] == kernel
 
 
 def test_delta_rule_with_large_heads():
