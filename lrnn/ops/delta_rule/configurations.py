@@ -53,11 +53,9 @@ def long_kernels(card: Card, size: int) -> dict[str, Configuration]:
 
 def short_warps(card: Card, size: int, gated: bool = False) -> int:
     """Return the warps of a program of the short kernels, which holds a state of `size` numbers."""
-    if size <= (256 if gated and not card.races else 1024):
-        return 1
-    if gated:
-        return 2 if size <= 1024 else 8
-    return 4 if size <= 4096 else 8
+    if size <= 1024:
+        return 2 if gated and size > 256 and not card.races else 1
+    return 4 if size <= 4096 and not gated else 8
 
 
 def largest_head(card: Card, dtype: torch.dtype, gated: bool = False) -> int:

@@ -159,6 +159,7 @@ def run_kernel(
         from lrnn.ops.delta_rule import operators_short
 
         return operators_short.delta_rule_op(q, k, v, beta, log_gate, state)
+    assert log_gate is None, "the long kernels have no gate"
     from lrnn.ops.delta_rule import operators_long
 
     return operators_long.delta_rule_op(q, k, v, beta, state, torch.is_grad_enabled())[:2]

@@ -52,25 +52,25 @@ def delta_rule_backward(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    sums: Tensor,
+    sums: Tensor | None,
     initial_state: Tensor | None,
     inverse: Tensor,
     do: Tensor,
     dfinal_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of q, k, v, beta, log_gate and the initial state; the last two are empty if not there."""
+    """Return the gradients of q, k, v, beta, log_gate and the initial state; those of the last two may be empty."""
     q, k, v, beta, do = (x.contiguous() for x in (q, k, v, beta, do))
     state, dfinal_state = (None if x is None else x.contiguous() for x in (initial_state, dfinal_state))
-    if sums.numel() == 0:
+    if sums is None:
         dq, dk, dv, dbeta, dstate = chunk_delta_rule_bwd(q, k, v, beta, inverse, 1.0, state, do, dfinal_state)
-        dgate = torch.empty_like(sums)
+        dgate = beta.new_empty(0)
     else:
         dq, dk, dv, dbeta, dgate, dstate, *_ = chunk_gated_delta_rule_bwd(
             q, k, v, sums, beta, inverse, 1.0, state, do, dfinal_state
         )
     if dstate is None:  # there was no initial state
         dstate = q.new_empty(0, dtype=torch.float32)
-    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbeta.to(beta.dtype), dgate.to(sums.dtype), dstate
+    return dq.to(q.dtype), dk.to(k.dtype), dv.to(v.dtype), dbeta.to(beta.dtype), dgate.to(beta.dtype), dstate
 
 
 @delta_rule_backward.register_fake
@@ -79,29 +79,30 @@ def _(
     k: Tensor,
     v: Tensor,
     beta: Tensor,
-    sums: Tensor,
+    sums: Tensor | None,
     initial_state: Tensor | None,
     inverse: Tensor,
     do: Tensor,
     dfinal_state: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     dstate = q.new_empty(0 if initial_state is None else initial_state.shape, dtype=torch.float32)
-    dq, dk, dv, dbeta, dgate = (x.new_empty(x.shape) for x in (q, k, v, beta, sums))
+    dq, dk, dv, dbeta = (x.new_empty(x.shape) for x in (q, k, v, beta))
+    dgate = beta.new_empty(0 if sums is None else sums.shape)
     return dq, dk, dv, dbeta, dgate, dstate
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.set_materialize_grads(False)
     q, k, v, beta, log_gate, state = inputs
-    ctx.gated = log_gate is not None
-    ctx.save_for_backward(q, k, v, beta, output[3], state, output[2])
+    _, _, inverse, sums = output
+    ctx.save_for_backward(q, k, v, beta, None if log_gate is None else sums, state, inverse)
 
 
 def _backward(ctx: Any, do: Tensor | None, dstate: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
     q, k, v, beta, sums, state, inverse = ctx.saved_tensors
     do = torch.zeros_like(v) if do is None else do
     *gradients, dgate, dstate = delta_rule_backward(q, k, v, beta, sums, state, inverse, do, dstate)
-    return *gradients, dgate if ctx.gated else None, None if state is None else dstate
+    return *gradients, None if sums is None else dgate, None if state is None else dstate
 
 
 delta_rule_op.register_autograd(_backward, setup_context=_keep)
