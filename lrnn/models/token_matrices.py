@@ -6,8 +6,8 @@ A[x] is n x n, with n = 32 in the paper. The table A has a matrix for each token
 There is no embedding, no norm, no residual path and no input to the state. If the matrices are the permutation matrices
 of a group's elements, the model is exact; so it can represent any group of permutations of n points.
 
-Products of many matrices outgrow floating point. So the product is held as 2^e H, with a whole number e >= 0. Where the
-norm of H exceeds 2^20, a power of two moves from H to e. It moves back where the norm falls below 2^-20, until e is 0.
+Products of many matrices outgrow floating point, and shrink below it. So the product is held as 2^e H, with a whole
+number e. Where the norm of H exceeds 2^20 or falls below 1/2, a power of two moves from H to e.
 
 The paper states no initialisation. Here every matrix starts as a random rotation or reflection, so that products of any
 length start with singular values of 1.
@@ -24,7 +24,7 @@ from lrnn.models.transitions import MatrixTransitions
 from lrnn.ops import at_least_float32
 from lrnn.ops.common.form import choose_form
 
-LARGEST_NORM = 2.0**20
+SMALLEST_NORM, LARGEST_NORM = 0.5, 2.0**20
 LARGEST_SHIFT = 100  # float32 holds powers of two from 2^-126 to 2^127
 
 
@@ -55,7 +55,8 @@ class MatrixProductMixer(Mixer):
                 exponents.append(e)
                 states.append(H)
             h = torch.stack(states, 1).flatten(2)
-            radius = torch.cat(exponents, 1).clamp_max(LARGEST_SHIFT).neg().exp2()  # of the unit ball, 2^-e
+            # of the unit ball, 2^-e; it is infinite, and the output 0, where the product is too small for float32
+            radius = torch.cat(exponents, 1).clamp_max(LARGEST_SHIFT).neg().exp2()
             return (h / h.norm(dim=-1, keepdim=True).clamp_min(radius)).to(x.dtype), (e, H)
 
     @property
@@ -72,13 +73,13 @@ class MatrixProductMixer(Mixer):
 
 
 def _rescale(e: Tensor, H: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the same product 2^e H with the norm of H in [1, 2), if it was above LARGEST_NORM or below its inverse.
+    """Return the same product 2^e H with the norm of H in [1, 2), if it was above LARGEST_NORM or below SMALLEST_NORM.
 
-    The norm stays below 1 where e would become negative. The powers of two are constants for the gradient.
+    The powers of two are constants for the gradient.
     """
     norm = torch.linalg.matrix_norm(H.detach(), keepdim=True)
-    shift = torch.where((norm > LARGEST_NORM) | (norm < 1 / LARGEST_NORM), norm.log2().floor(), 0)
-    shift = shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT).maximum(-e)
+    shift = torch.where((norm > LARGEST_NORM) | (norm < SMALLEST_NORM), norm.log2().floor(), 0)
+    shift = shift.clamp(-LARGEST_SHIFT, LARGEST_SHIFT)
     return e + shift, H * shift.neg().exp2()
 
 

@@ -72,6 +72,7 @@ def test_steps_and_pieces_give_what_one_call_gives():
 @example(gains=[(3, 14), (-3, 14)], cut=10, seed=0)  # to 2^42 and back
 @example(gains=[(3, 40), (-3, 38), (-1, 10), (1, 8)], cut=7, seed=0)  # to 2^120, into the unit ball and out again
 @example(gains=[(3, 40), (-3, 20), (-3, 40)], cut=9, seed=0)  # to 2^-60
+@example(gains=[(-1, 17), (-3, 40), (1, 26)], cut=1, seed=0)  # to 2^-137, where float32 has few digits, and to 2^-111
 def test_products_that_outgrow_float32_and_shrink_again(gains, cut, seed):
     """Values and gradients in float32, in pieces, against plain products in float64, which reach 2^1000."""
     generator = torch.Generator().manual_seed(seed)
