@@ -20,6 +20,8 @@ OPTIONS = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 )
+# Adam with a small epsilon moves a weight by the rate even where its gradient is a rounding error, so that runs part.
+ADAM = ("--model.adam_eps=1e-3", "--model.learning_rate=1e-3")
 MIXED = "--trainer.precision=bf16-mixed"
 RECIPE = ("--model.gate_saturation=0",)
 SHORT = ("--data.train_lengths=[3,8]", "--data.batch_size=32")  # sLSTM compiles for every token
@@ -29,8 +31,6 @@ CONFIGS |= {
     for name in ("transformer", "mlstm", "slstm", "diagonal", "full_matrix")
 }
 CONFIGS[("conf/paper/groups_protocol.yaml", "conf/paper/models/groups_full_matrix.yaml")] = SHORT
-# Adam moves a weight by the rate, however small its gradient. Where that is a rounding error, two runs may part.
-SHARE_OF_WEIGHTS = {"groups_full_matrix": 0.99}
 
 
 @pytest.fixture(autouse=True)
@@ -44,13 +44,14 @@ def test_recorded_steps_equal_plain_ones(files, tmp_path):
     ends = []
     for name, options in (("plain", ("--compile.enabled=false",)), ("recorded", ("--compile.cuda_graphs=true",))):
         configs = (f"--config={file}" for file in files)
-        cli = fit([*configs, f"--run_dir={tmp_path / name}", *OPTIONS, *CONFIGS[files], *options])
+        cli = fit([*configs, f"--run_dir={tmp_path / name}", *OPTIONS, *ADAM, *CONFIGS[files], *options])
         assert cli.trainer.global_step == 20
         assert not cli.trainer.optimizers[0].param_groups[0]["capturable"]
         ends.append(cli.model.state_dict())
     for name, weight in ends[0].items():
-        close = torch.isclose(ends[1][name], weight, rtol=1e-2, atol=1e-3).double().mean()
-        assert close >= SHARE_OF_WEIGHTS.get(Path(files[-1]).stem, 1), name
+        torch.testing.assert_close(
+            ends[1][name], weight, rtol=1e-2, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -71,7 +72,7 @@ def test_recorded_steps_refuse_accumulation(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_recorded_steps_follow_a_curriculum_and_both_phases_of_state_consistency(tmp_path):
     options = [*OPTIONS, "--trainer.max_steps=80", "--model.consistency_start=100", "--model.consistency_ramp=40"]
-    options += ["--data.batch_size=32", "--model.adam_eps=1e-8"]
+    options += ["--data.batch_size=32", "--model.adam_eps=1e-3"]
     options += ["--data.curriculum=[{lengths: [2, 2], samples: 650}]"]  # the last batch of the stage has both lengths
     ends = []
     for recorded in ("false", "true"):
