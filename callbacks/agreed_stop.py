@@ -117,12 +117,13 @@ class AgreedStop:
             os._exit(128 + number)
 
     def _stop(self, number: int) -> None:
+        # a step that ends now waits for the lock: `_last_step` keeps the store's connection until all keys are there
         with self._lock:
             self._signal, self._since = number, time.monotonic()
-        if self._store is not None:
-            with suppress(RuntimeError):
-                self._store.set("signal", str(number))
-                self._store.set(f"step of {self.rank}", str(self._step))
+            if self._store is not None:
+                with suppress(RuntimeError):
+                    self._store.set("signal", str(number))
+                    self._store.set(f"step of {self.rank}", str(self._step))
 
     def _connect(self) -> distributed.Store:
         """Return a connection of our own to the store that the ranks found each other through."""

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 import timeit
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def ranks_in_threads(monkeypatch):
         return stops, server
 
     yield make
-    for stop in stops:
+    for stop in reversed(stops):
         stop.close()
 
 
@@ -76,6 +77,32 @@ def test_ranks_that_are_at_different_steps_stop_after_the_same(ranks_in_threads)
         thread.join(20)
     assert len(ended) == 3 and len(set(ended.values())) == 1, ended
     assert [stop._signal for stop in stops] == [signal.SIGTERM] * 3
+
+
+def test_a_step_that_ends_while_the_signal_is_passed_on(ranks_in_threads, monkeypatch):
+    """Waiting for the steps of all ranks keeps the connection, over which this rank must have said its own before."""
+
+    class SlowStore:
+        def __init__(self, store):
+            self.store = store
+
+        def __getattr__(self, name):
+            return getattr(self.store, name)
+
+        def set(self, key, value):
+            time.sleep(0.1)
+            self.store.set(key, value)
+
+    monkeypatch.setattr("callbacks.agreed_stop.ANSWER", timedelta(seconds=5))
+    stops, _server = ranks_in_threads(2)
+    for stop in stops:
+        stop.open(0)
+    stops[0]._store = SlowStore(stops[0]._store)
+    signalled = threading.Thread(target=stops[0]._signalled, args=(signal.SIGTERM,))
+    signalled.start()
+    time.sleep(0.05)
+    assert [stop.after_step(1) for stop in stops] == [signal.SIGTERM] * 2
+    signalled.join()
 
 
 def test_a_step_costs_less_than_50_microseconds(ranks_in_threads):
