@@ -54,10 +54,11 @@ def test_recorded_steps_equal_plain_ones(files, tmp_path):
         )
 
 
+@pytest.mark.parametrize("form", ["auto", "chunked"])
 @pytest.mark.filterwarnings("ignore")
-def test_a_forget_gate_trains_compiled_in_mixed_precision(tmp_path):
-    """With a gate a GPU runs the chunked form, so that its gradient is compiled under autocast."""
-    model = "--model=lrnn.models.DeltaProduct", "--model.forget_gate=true"
+def test_a_forget_gate_trains_compiled_in_mixed_precision(form, tmp_path):
+    """The gradient of the chunked form is compiled under autocast; that of the kernel is not compiled."""
+    model = "--model=lrnn.models.DeltaProduct", "--model.forget_gate=true", f"--model.form={form}"
     cli = fit(["--config=conf/parity.yaml", *model, f"--run_dir={tmp_path}/run", *OPTIONS, MIXED])
     assert cli.trainer.global_step == 20
 
