@@ -117,7 +117,7 @@ class AgreedStop:
             os._exit(128 + number)
 
     def _stop(self, number: int) -> None:
-        # a step that ends now waits for the lock: `_last_step` keeps the store's connection until all keys are there
+        # the lock covers the messages: `_last_step` holds the connection while it waits, so this step is written before
         with self._lock:
             self._signal, self._since = number, time.monotonic()
             if self._store is not None:

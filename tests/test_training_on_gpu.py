@@ -21,7 +21,8 @@ OPTIONS = (
     "--trainer.enable_model_summary=false",
 )
 # Adam with a small epsilon moves a weight by the rate even where its gradient is a rounding error, so that runs part.
-ADAM = ("--model.adam_eps=1e-3", "--model.learning_rate=1e-3")
+EPSILON = "--model.adam_eps=1e-3"
+RATE = "--model.learning_rate=1e-3"  # one for all models, so that one tolerance fits how far their weights move
 MIXED = "--trainer.precision=bf16-mixed"
 RECIPE = ("--model.gate_saturation=0",)
 SHORT = ("--data.train_lengths=[3,8]", "--data.batch_size=32")  # sLSTM compiles for every token
@@ -44,7 +45,7 @@ def test_recorded_steps_equal_plain_ones(files, tmp_path):
     ends = []
     for name, options in (("plain", ("--compile.enabled=false",)), ("recorded", ("--compile.cuda_graphs=true",))):
         configs = (f"--config={file}" for file in files)
-        cli = fit([*configs, f"--run_dir={tmp_path / name}", *OPTIONS, *ADAM, *CONFIGS[files], *options])
+        cli = fit([*configs, f"--run_dir={tmp_path / name}", *OPTIONS, EPSILON, RATE, *CONFIGS[files], *options])
         assert cli.trainer.global_step == 20
         assert not cli.trainer.optimizers[0].param_groups[0]["capturable"]
         ends.append(cli.model.state_dict())
@@ -73,7 +74,7 @@ def test_recorded_steps_refuse_accumulation(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_recorded_steps_follow_a_curriculum_and_both_phases_of_state_consistency(tmp_path):
     options = [*OPTIONS, "--trainer.max_steps=80", "--model.consistency_start=100", "--model.consistency_ramp=40"]
-    options += ["--data.batch_size=32", "--model.adam_eps=1e-3"]
+    options += ["--data.batch_size=32", EPSILON]
     options += ["--data.curriculum=[{lengths: [2, 2], samples: 650}]"]  # the last batch of the stage has both lengths
     ends = []
     for recorded in ("false", "true"):
