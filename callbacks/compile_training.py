@@ -7,8 +7,28 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks.contract import trained_model
+from callbacks.contract import TrainedModel, trained_model
 from callbacks.strategy.recorded_step import RecordedStep
+
+MOST_VARIANTS = 256  # of one method: kinds of blocks times lengths of a curriculum; PyTorch allows 8, and ends the run
+
+
+def compile_hot_paths(model: TrainedModel) -> None:
+    """Replace the methods that the model names in `hot_paths()` by compiled ones.
+
+    Settings of the compiler change for the whole process.
+    """
+    torch._dynamo.reset()  # else the variants of models that this process trained before would count
+    torch._dynamo.config.recompile_limit = MOST_VARIANTS
+    torch._dynamo.config.optimize_ddp = False  # else it would split the blocks at DDP's buckets
+    # as without a compiler; else gradients of float32 states would lose 16 bits (pytorch/pytorch#153044)
+    torch._functorch.config.backward_pass_autocast = "off"
+    # The backward pass must not write over saved tensors. The compiler lets a concatenation and its parts share memory,
+    # and writes over the one while the gradient of the other still needs it: gradients of TokenMatrices were wrong.
+    torch._functorch.config.donated_buffer = False
+    for module, name in model.hot_paths():
+        if name not in vars(module):  # else an earlier fit compiled it
+            setattr(module, name, torch.compile(getattr(module, name), fullgraph=True, dynamic=False))
 
 
 class CompileTraining(L.Callback):
@@ -44,15 +64,10 @@ class CompileTraining(L.Callback):
                 "leaves out"
             )
         if self.enabled:
-            torch._dynamo.config.optimize_ddp = False  # else it would split the blocks at DDP's buckets
-            # as without a compiler; else gradients of float32 states would lose 16 bits (pytorch/pytorch#153044)
-            torch._functorch.config.backward_pass_autocast = "off"
             rank_zero_info(
                 "The first step compiles and tunes kernels. This takes minutes on a new machine and seconds later on"
             )
-            for module, name in trained_model(pl_module).hot_paths():
-                if name not in vars(module):  # else an earlier fit compiled it
-                    setattr(module, name, torch.compile(getattr(module, name), fullgraph=True, dynamic=False))
+            compile_hot_paths(trained_model(pl_module))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -11,4 +11,6 @@ from pathlib import Path
 KERNEL_CACHE = Path(os.environ.get("KERNEL_CACHE", ".kernel_cache")).absolute()
 
 os.environ.setdefault("TRITON_CACHE_DIR", str(KERNEL_CACHE / "triton"))
-os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KERNEL_CACHE / "inductor"))
+# `inductor`, the folder before this one, may hold wrong gradients (compile_hot_paths in callbacks/compile_training.py says
+# why), and PyTorch would read them
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KERNEL_CACHE / "compiled"))
