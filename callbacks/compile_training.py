@@ -18,7 +18,7 @@ def compile_hot_paths(model: TrainedModel) -> None:
 
     Settings of the compiler change for the whole process.
     """
-    torch._dynamo.reset()  # else the variants of models that this process trained before would count
+    torch.compiler.reset()  # else the variants of models that this process trained before would count
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
     torch._dynamo.config.optimize_ddp = False  # else it would split the blocks at DDP's buckets
     # as without a compiler; else gradients of float32 states would lose 16 bits (pytorch/pytorch#153044)

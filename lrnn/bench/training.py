@@ -141,7 +141,6 @@ def fit_step(configs: Sequence[str], options: tuple[str, ...] = (), warmup: int 
 
 def lightning_step(model: LanguageModel, shape: Shape, warmup: int = 4, steps: int = 12) -> Timing:
     """Time a training step of Lightning's loop over a language model."""
-    torch.compiler.reset()  # the models of earlier rows would count towards the limit of recompilations
     watch = _Stopwatch(warmup, steps)
     trainer = L.Trainer(
         accelerator="gpu",

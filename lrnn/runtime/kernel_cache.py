@@ -11,6 +11,6 @@ from pathlib import Path
 KERNEL_CACHE = Path(os.environ.get("KERNEL_CACHE", ".kernel_cache")).absolute()
 
 os.environ.setdefault("TRITON_CACHE_DIR", str(KERNEL_CACHE / "triton"))
-# `inductor`, the folder before this one, may hold wrong gradients (compile_hot_paths in callbacks/compile_training.py says
-# why), and PyTorch would read them
+# Not `inductor`: under that name a folder may hold wrong gradients, which PyTorch would read. compile_hot_paths
+# (callbacks/compile_training.py) says why they were wrong.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(KERNEL_CACHE / "compiled"))
