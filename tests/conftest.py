@@ -30,6 +30,11 @@ def _fixed_seed_one_thread_and_no_ranks():
         os.environ.pop(name, None)  # also of a run that did not start; the next one looks for a free port of its own
 
 
+def pytest_configure():
+    """Forget pytest's arguments. In one process (-n 0), Lightning would warn of arguments beside those of a run."""
+    del sys.argv[1:]
+
+
 def pytest_collection_modifyitems(items):
     """Start the slow tests first, so that no worker is left with one at the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
