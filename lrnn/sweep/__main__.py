@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +29,7 @@ from lrnn.runtime.config_kind import refuse_run_configs
 from lrnn.runtime.errors import ConfigError, check_at_least
 from lrnn.sweep.attempt import Attempt
 from lrnn.sweep.device import find_devices
-from lrnn.sweep.grid import Block, check_folder, claim_folder, make_cells
+from lrnn.sweep.grid import Block, check_folder, claim_folder, make_cells, matches
 from lrnn.sweep.mps import shared_gpus
 from lrnn.sweep.schedule import Schedule
 
@@ -66,9 +65,8 @@ def sweep(
     """
     check_at_least(1, devices=devices, runs_per_device=runs_per_device)
     grid = make_cells(cells, learning_rates, seeds, arguments, accelerator)
-    pattern = only.replace("[", "[[]")
     every_run = [run for cell in grid for run in cell.runs(run_dir)]
-    runs = [run for run in every_run if fnmatchcase(run.cell.name, pattern) or fnmatchcase(run.name, pattern)]
+    runs = [run for run in every_run if matches(run.cell.name, only) or matches(run.name, only)]
     if not runs:
         names = ", ".join(cell.name for cell in grid)
         raise ConfigError(f"only: no cell and no run matches {only}; cells: {names}; a run: {every_run[0].name}")

@@ -18,6 +18,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,11 @@ class Run:
 
 
 Grid = dict[Path, tuple[Cell, dict[str, Any]]]  # by folder: a cell and its recipe
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Return whether the name of a cell or a run is the pattern, in which a * stands for any text."""
+    return fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def make_cells(

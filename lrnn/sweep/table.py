@@ -10,7 +10,7 @@ from rich.console import Console
 from lrnn.runtime.command import command
 from lrnn.runtime.errors import ConfigError
 from lrnn.runtime.instantiate import instantiate
-from lrnn.sweep.grid import read_folder
+from lrnn.sweep.grid import matches, read_folder
 from lrnn.sweep.select import Measure, Row, make_row
 from lrnn.sweep.table_report import write_report
 
@@ -22,6 +22,7 @@ def table(
     out: str | None = None,
     lengths: Sequence[int] | None = None,
     measure: Measure = "scaled_accuracy",
+    only: str = "*",
 ) -> None:
     """Print the paper's scores beside those of a sweep; write table.md, table.csv, runs.csv and pictures.
 
@@ -32,8 +33,12 @@ def table(
             were scored beyond those of the test set.
         measure: Accuracy that is reported: scaled_accuracy, of single labels, as in the paper's tables; or
             sequence_accuracy, the share of the sequences whose labels are all right, without the paper's numbers.
+        only: Name of the cells to show, "MODEL on TASK". A * stands for any text, as in "* on parity".
     """
-    rows = [make_row(cell, run_dir, measure) for cell in read_folder(run_dir)]
+    cells = read_folder(run_dir)
+    rows = [make_row(cell, run_dir, measure) for cell in cells if matches(cell.name, only)]
+    if not rows:
+        raise ConfigError(f"only: no cell matches {only}; cells: {', '.join(cell.name for cell in cells)}")
     tasks = _build_tasks(rows)
     scored = sorted({length for row in rows for one in row.chosen for length in one.curve})
     if lengths is None:

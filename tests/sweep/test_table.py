@@ -249,6 +249,17 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path):
         table(str(tmp_path))
 
 
+def test_the_table_of_some_cells(tmp_path):
+    cells = [Cell(name, "parity", (), (1e-2,), (0,)) for name in ("Mamba [0, 1]", "Mamba [-1, 1]")]
+    claim_folder(tmp_path, cells)
+    write_run(cells[1].runs(tmp_path)[0], "data.Parity", test_samples=10)
+    table(str(tmp_path), only="Mamba [-1, 1]*")
+    text = (tmp_path / "table.md").read_text()
+    assert "| Mamba [-1, 1] |" in text and "Mamba [0, 1]" not in text
+    with pytest.raises(ConfigError, match=r"only: no cell matches sLSTM; cells: Mamba \[0, 1\] on parity, Mamba"):
+        table(str(tmp_path), only="sLSTM")
+
+
 def test_published_cells_are_those_of_the_sweep():
     names = ("table3", "arithmetic_curriculum")
     files = [Path(f"conf/sweeps/{name}.yaml").read_text() for name in names]
