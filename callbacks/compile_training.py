@@ -26,6 +26,8 @@ def compile_hot_paths(model: TrainedModel) -> None:
     # The backward pass must not write over saved tensors. The compiler lets a concatenation and its parts share memory,
     # and writes over the one while the gradient of the other still needs it: gradients of TokenMatrices were wrong.
     torch._functorch.config.donated_buffer = False
+    # The key of this cache leaves out the backward pass of an op: a changed op would keep its old gradient
+    torch._functorch.config.enable_autograd_cache = False
     for module, name in model.hot_paths():
         if name not in vars(module):  # else an earlier fit compiled it
             setattr(module, name, torch.compile(getattr(module, name), fullgraph=True, dynamic=False))

@@ -14,7 +14,6 @@ from torch import nn
 
 from callbacks import CompileTraining, CosineWarmup, StopOnNonFinite, TrainingDivergedError
 from callbacks.collect_garbage import CollectGarbage
-from callbacks.compile_training import compile_hot_paths
 from callbacks.stop_on_non_finite import weights_are_finite
 from lrnn.fit import fit
 from lrnn.models import MLSTM, DeltaNet, DeltaProduct
@@ -203,19 +202,3 @@ def test_a_compiled_gradient_is_that_of_autocast_around_the_forward_pass(model, 
     with torch._functorch.config.patch(backward_pass_autocast="same_as_forward"):  # PyTorch's default
         CompileTraining().setup(SimpleNamespace(strategy=on_a_gpu, world_size=1), model, "fit")
         assert (gradient() - plain).norm() < 1e-4 * plain.norm()
-
-
-def test_many_models_and_lengths_compile_in_one_process(monkeypatch):
-    """A curriculum has a length for each stage, and PyTorch's limit is 8 variants of a method."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)  # set back after the test
-    options = {"width": 4, "heads": 1, "layers": 1, "form": "recurrent"}
-    model = DeltaNet(**options)
-    compile_hot_paths(model)
-    for length in range(1, 11):
-        model.loss(*torch.randint(3, (2, 1, length)))
-    monkeypatch.setattr("callbacks.compile_training.MOST_VARIANTS", 1)
-    for heads in (1, 2, 4):
-        model = DeltaNet(**options | {"heads": heads})
-        compile_hot_paths(model)
-        model.loss(*torch.randint(3, (2, 1, 2)))

@@ -1,6 +1,5 @@
 """The full-matrix baseline against its equations in float64, and against permutation matrices of a group."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +8,6 @@ import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from callbacks.compile_training import compile_hot_paths
 from data import GroupWordProblem
 from lrnn.models import Layer, TokenMatrices
 from lrnn.models.token_matrices import MatrixProductMixer
@@ -146,23 +144,6 @@ def test_options_that_it_does_not_have():
         TokenMatrices(mlp_width=4)
     decayed, kept = TokenMatrices(matrix_size=3, vocab_size=4, weight_decay=0.5).decay_groups()
     assert [tuple(weight.shape) for weight in decayed] == [(4, 9), (4, 9)] and not kept
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="PyTorch compiles for a CPU with g++")
-@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's own
-def test_compiled_gradients_equal_plain_ones(monkeypatch):
-    """PyTorch's compiler writes over saved tensors that the gradient still needs, unless it is told not to."""
-    monkeypatch.setattr(torch._inductor.config, "fx_graph_cache", False)  # its key leaves out what is tested here
-    model = TokenMatrices(matrix_size=3, vocab_size=5)
-    tokens = torch.randint(5, (2, 4))
-    results = []
-    for compiled in (False, True):
-        if compiled:
-            compile_hot_paths(model)
-        loss = model.loss(tokens, tokens)
-        results.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
-    torch.testing.assert_close(results[1], results[0])
 
 
 @pytest.mark.slow
