@@ -1,11 +1,14 @@
 """Training on a GPU: compiled and replayed steps learn what plain ones do."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from lrnn.fit import fit
+from lrnn.runtime.checkpoint import load_model
 from lrnn.runtime.errors import ConfigError
 
 pytestmark = pytest.mark.gpu
@@ -49,9 +52,27 @@ def test_recorded_steps_equal_plain_ones(files, tmp_path):
         assert cli.trainer.global_step == 20
         assert not cli.trainer.optimizers[0].param_groups[0]["capturable"]
         ends.append(cli.model.state_dict())
-    for name, weight in ends[0].items():
+    assert_same_weights(*ends)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_gpus_learn_what_one_does(strategy, tmp_path):
+    one = "--trainer.devices=1", "--trainer.accumulate_grad_batches=2"
+    two = "--trainer.devices=2", f"--trainer.strategy={strategy}"
+    ends = []
+    for devices, options in enumerate((one, two), 1):
+        run = [sys.executable, "-m", "lrnn.fit", "--config=conf/parity.yaml", f"--run_dir={tmp_path}/{devices}"]
+        subprocess.run([*run, *OPTIONS, EPSILON, RATE, *options], check=True, timeout=200)
+        ends.append(load_model(tmp_path / f"{devices}/checkpoints/last.ckpt").state_dict())
+    assert_same_weights(*ends)
+
+
+def assert_same_weights(one, other):
+    """Check that two runs of 20 steps end with the same weights, but for what rounding adds."""
+    for name, weight in one.items():
         torch.testing.assert_close(
-            ends[1][name], weight, rtol=1e-2, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+            other[name], weight, rtol=1e-2, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
