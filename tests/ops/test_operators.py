@@ -1,0 +1,82 @@
+"""What a compiler is told of each operator is true. Else compiled code would read other memory than was written.
+
+The operators run in Triton's interpreter, on the CPU.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") != "1":  # conftest.py sets it on machines without a GPU
+    pytest.skip("the interpreter runs on machines without a GPU", allow_module_level=True)
+
+from lrnn.ops.delta_rule.operators_long import delta_rule_op as long_delta_rule_op
+from lrnn.ops.delta_rule.operators_short import delta_rule_op as short_delta_rule_op
+from lrnn.ops.norm.operators import add_norm_op, rms_norm_op
+from lrnn.ops.qkv_convolution.operators import qkv_convolution_op
+from lrnn.ops.selective_scan.operators import selective_scan_op
+from lrnn.ops.short_convolution.operators import short_convolution_op
+from lrnn.ops.slstm.operators import slstm_op
+from lrnn.ops.swiglu.operators import swiglu_op
+
+B, T, H, D = 2, 5, 2, 16
+FLOAT32 = {"delta_rule_short": 3, "delta_rule_long": 3}  # the inputs from this one on are always in float32
+OPERATORS = {  # how to call it, and the shapes of its tensors
+    "delta_rule_short": (lambda *x: short_delta_rule_op(*x), ((B, T, H, D),) * 3 + ((B, T, H),) * 2 + ((B, H, D, D),)),
+    "delta_rule_long": (lambda *x: long_delta_rule_op(*x, True), ((B, T, H, D),) * 3 + ((B, T, H), (B, H, D, D))),
+    "add_norm": (lambda *x: add_norm_op(*x, 1e-3, torch.float32), ((B, T, D), (B, T, D), (D,))),
+    "rms_norm": (lambda *x: rms_norm_op(*x, 1e-3), ((B, T, D), (D,))),
+    "qkv_convolution": (lambda *x: qkv_convolution_op(*x, H), ((B, T, 3 * H * D + 3), (3 * H * D, 4))),
+    "selective_scan": (
+        lambda u, dt, *x: selective_scan_op(u, dt.exp(), *x, None, None, 2, True),
+        ((B, T, D), (B, T, D), (D, 4), (B, T, 4), (B, T, 4), (D,), (B, D, 4)),
+    ),
+    "short_convolution": (lambda *x: short_convolution_op(*x), ((B, T, D), (D, 4), (D,))),
+    "slstm": (lambda *x: slstm_op(*x, True), ((B, T, H, 4, D), (H, D, 4 * D), (4, B, H, D))),
+    "swiglu": (lambda *x: swiglu_op(*x), ((B, T, 2 * D),)),
+}
+
+
+class Checked(TorchDispatchMode):
+    """Checks each call of our operators: shape, strides and dtype of the results, and that inputs stay as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if operator.namespace == "lrnn":
+            self.seen.add(operator._schema.name.removeprefix("lrnn::"))
+            inputs = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in args)
+            with torch.utils._python_dispatch._disable_current_modes():
+                torch.library.opcheck(operator, inputs, kwargs, test_utils=("test_schema", "test_faketensor"))
+        return operator(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", OPERATORS)
+def test_results_are_what_a_compiler_is_told(name, dtype):
+    """Forward and backward; the inputs lie in memory in another order than their dimensions."""
+    call, shapes = OPERATORS[name]
+    inputs = []
+    for i, shape in enumerate(shapes):
+        x = 0.1 * torch.randn(shape[::-1]).permute(*reversed(range(len(shape))))
+        inputs.append(x.to(dtype if i < FLOAT32.get(name, len(shapes)) else torch.float32).requires_grad_())
+    with Checked() as checked:
+        results = [x for x in torch.utils._pytree.tree_leaves(call(*inputs)) if x.requires_grad]
+        torch.autograd.grad(results, inputs, [torch.randn_like(x) for x in results], allow_unused=True)
+    assert checked.seen == {name, f"{name}_backward"}
+
+
+def test_every_operator_is_checked():
+    """But for those of flash-linear-attention, which need a GPU."""
+    files = (Path(__file__).parents[2] / "lrnn/ops").rglob("operators*.py")
+    ours = {name for file in files for name in re.findall(r'custom_op\("lrnn::(\w+)"', file.read_text())}
+    assert ours - {"delta_rule_fla", "delta_rule_fla_backward"} == {
+        f"{name}{suffix}" for name in OPERATORS for suffix in ("", "_backward")
+    }
