@@ -26,8 +26,8 @@ from lrnn.ops.swiglu.operators import swiglu_op
 
 B, T, H, D = 2, 5, 2, 16
 FLOAT32 = {"delta_rule_short": 3, "delta_rule_long": 3}  # the inputs from this one on are always in float32
-OPERATORS = {  # how to call it, and the shapes of its tensors
-    "delta_rule_short": (lambda *x: short_delta_rule_op(*x), ((B, T, H, D),) * 3 + ((B, T, H),) * 2 + ((B, H, D, D),)),
+OPERATORS = {  # how to call each, and the shapes of its tensors
+    "delta_rule_short": (short_delta_rule_op, ((B, T, H, D),) * 3 + ((B, T, H),) * 2 + ((B, H, D, D),)),
     "delta_rule_long": (lambda *x: long_delta_rule_op(*x, True), ((B, T, H, D),) * 3 + ((B, T, H), (B, H, D, D))),
     "add_norm": (lambda *x: add_norm_op(*x, 1e-3, torch.float32), ((B, T, D), (B, T, D), (D,))),
     "rms_norm": (lambda *x: rms_norm_op(*x, 1e-3), ((B, T, D), (D,))),
@@ -36,9 +36,9 @@ OPERATORS = {  # how to call it, and the shapes of its tensors
         lambda u, dt, *x: selective_scan_op(u, dt.exp(), *x, None, None, 2, True),
         ((B, T, D), (B, T, D), (D, 4), (B, T, 4), (B, T, 4), (D,), (B, D, 4)),
     ),
-    "short_convolution": (lambda *x: short_convolution_op(*x), ((B, T, D), (D, 4), (D,))),
+    "short_convolution": (short_convolution_op, ((B, T, D), (D, 4), (D,))),
     "slstm": (lambda *x: slstm_op(*x, True), ((B, T, H, 4, D), (H, D, 4 * D), (4, B, H, D))),
-    "swiglu": (lambda *x: swiglu_op(*x), ((B, T, 2 * D),)),
+    "swiglu": (swiglu_op, ((B, T, 2 * D),)),
 }
 
 
