@@ -10,7 +10,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from callbacks.contract import TrainedModel, trained_model
 from callbacks.strategy.recorded_step import RecordedStep
 
-MOST_VARIANTS = 256  # of one method: kinds of blocks times lengths of a curriculum; PyTorch allows 8, and ends the run
+# of one method: kinds of blocks times lengths of a curriculum. PyTorch's own limit of 8 would end the run
+MOST_VARIANTS = 256
 
 
 def compile_hot_paths(model: TrainedModel) -> None:
