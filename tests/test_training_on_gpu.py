@@ -42,6 +42,14 @@ def _in_the_checkout(monkeypatch):
     monkeypatch.chdir(Path(__file__).parent.parent)
 
 
+def assert_same_weights(one, other):
+    """Check that two runs of 20 steps end with the same weights, but for what rounding adds."""
+    for name, weight in one.items():
+        torch.testing.assert_close(
+            other[name], weight, rtol=1e-2, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
 @pytest.mark.parametrize("files", CONFIGS, ids=lambda files: Path(files[-1]).stem)
 @pytest.mark.filterwarnings("ignore")  # of the compiler and of flash-linear-attention
 def test_recorded_steps_equal_plain_ones(files, tmp_path):
@@ -55,25 +63,20 @@ def test_recorded_steps_equal_plain_ones(files, tmp_path):
     assert_same_weights(*ends)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_gpus_learn_what_one_does(strategy, tmp_path):
-    one = "--trainer.devices=1", "--trainer.accumulate_grad_batches=2"
-    two = "--trainer.devices=2", f"--trainer.strategy={strategy}"
+def test_two_gpus_learn_what_one_does(tmp_path):
     ends = []
-    for devices, options in enumerate((one, two), 1):
-        run = [sys.executable, "-m", "lrnn.fit", "--config=conf/parity.yaml", f"--run_dir={tmp_path}/{devices}"]
+    for name, *options in (
+        ("one", "--trainer.devices=1", "--trainer.accumulate_grad_batches=2"),
+        ("ddp", "--trainer.devices=2", "--trainer.strategy=ddp"),
+        ("fsdp2", "--trainer.devices=2", "--trainer.strategy=fsdp2"),
+    ):
+        run = [sys.executable, "-m", "lrnn.fit", "--config=conf/parity.yaml", f"--run_dir={tmp_path / name}"]
         subprocess.run([*run, *OPTIONS, EPSILON, RATE, *options], check=True, timeout=200)
-        ends.append(load_model(tmp_path / f"{devices}/checkpoints/last.ckpt").state_dict())
-    assert_same_weights(*ends)
-
-
-def assert_same_weights(one, other):
-    """Check that two runs of 20 steps end with the same weights, but for what rounding adds."""
-    for name, weight in one.items():
-        torch.testing.assert_close(
-            other[name], weight, rtol=1e-2, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        ends.append(load_model(tmp_path / name / "checkpoints/last.ckpt").state_dict())
+    for end in ends[1:]:
+        assert_same_weights(ends[0], end)
 
 
 @pytest.mark.parametrize("form", ["auto", "chunked"])

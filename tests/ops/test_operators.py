@@ -53,8 +53,7 @@ class Checked(TorchDispatchMode):
         if operator.namespace == "lrnn":
             self.seen.add(operator._schema.name.removeprefix("lrnn::"))
             inputs = tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in args)
-            with torch.utils._python_dispatch._disable_current_modes():
-                torch.library.opcheck(operator, inputs, kwargs, test_utils=("test_schema", "test_faketensor"))
+            torch.library.opcheck(operator, inputs, kwargs, test_utils=("test_schema", "test_faketensor"))
         return operator(*args, **kwargs or {})
 
 
