@@ -1,6 +1,5 @@
 """The kernels on a GPU against the float64 specification on a CPU."""
 
-import warnings
 from functools import partial
 
 import pytest
@@ -21,22 +20,11 @@ from lrnn.ops import (
 from lrnn.ops.common.cards import CARDS, card_of, pretend
 from lrnn.ops.common.form import forms_in_use
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("quick_flash_linear_attention")]
 
 LENGTHS = (1, 2, 63, 64, 65, 256, 2048)
 DTYPES = (torch.float32, torch.bfloat16)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}  # largest norm of an error, relative to that of the value
-
-
-@pytest.fixture(autouse=True)
-def _first_configuration_only(monkeypatch):
-    """flash-linear-attention tunes for minutes at every new shape; these tests take its first configuration."""
-    with warnings.catch_warnings(action="ignore"):
-        from triton.runtime.autotuner import Autotuner
-
-        import lrnn.ops.delta_rule.operators_fla  # noqa: F401  warns when first imported
-
-    monkeypatch.setattr(Autotuner, "prune_configs", lambda self, _: self.configs[:1])
 
 
 def relative_error(got, want):

@@ -82,7 +82,7 @@ def test_results_are_what_a_compiler_is_told(name, dtype):
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="flash-linear-attention needs a GPU")
-def test_results_of_flash_linear_attention():
+def test_results_of_flash_linear_attention(quick_flash_linear_attention):
     from lrnn.ops.delta_rule.operators_fla import delta_rule_op
 
     def call(q, k, v, beta, state):
