@@ -82,6 +82,7 @@ def test_delta_net_in_flash_linear_attention_in_bfloat16(
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(600)  # flash-linear-attention tunes its kernels for minutes
 @pytest.mark.parametrize("eigenvalue_range", RANGES)
 @pytest.mark.filterwarnings("ignore")  # warnings of flash-linear-attention and its compilers
 def test_delta_net_in_flash_linear_attention_on_a_gpu(
@@ -123,6 +124,7 @@ def test_delta_product_in_flash_linear_attention(
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(600)  # flash-linear-attention tunes its kernels for minutes
 @pytest.mark.parametrize("forget_gate", [True, False])
 @pytest.mark.filterwarnings("ignore")  # warnings of flash-linear-attention and its compilers
 def test_delta_product_in_flash_linear_attention_on_a_gpu(
